@@ -1,0 +1,50 @@
+"""The group of commands, and the one place that turns errors into a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import click
+
+from refine import __version__
+from refine.errors import RefineError
+
+from .fit import fit
+from .plot import plot
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+class _Refine(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = _show_warning
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get("REFINE_DEBUG"):
+                raise
+            if isinstance(error, RefineError):
+                raise click.ClickException(" ".join(str(error).split("\n"))) from None
+            detail = " ".join(f"{type(error).__name__}: {error}".split())
+            raise click.ClickException(
+                f"refine failed ({detail}); this is a bug: REFINE_DEBUG=1 shows where, please report it"
+            ) from None
+
+
+@click.group(cls=_Refine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="refine")
+def main() -> None:
+    """Which learning-rate schedule should the next run use?
+
+    refine reads the gradient norms of a finished run and computes the schedule for the next one.
+    """
+
+
+main.add_command(fit)
+main.add_command(plot)

@@ -1,0 +1,58 @@
+"""``refine plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import log_options, smoothing_option
+
+
+@click.command()
+@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
+@click.option("--norms", "log", metavar="LOG", help="Gradient-norm log to draw below.")
+@log_options
+@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the names.  [default: as the first file]")
+@smoothing_option
+@click.option(
+    "--out",
+    "-o",
+    default="schedules.png",
+    show_default=True,
+    metavar="FILE",
+    help="PNG, PDF or SVG by its suffix.",
+)
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def plot(
+    schedules: tuple[str, ...],
+    log: str | None,
+    total_steps: int | None,
+    smoothing_fraction: float,
+    out: str,
+    force: bool,
+    **read: Any,
+) -> None:
+    """Draw schedules over updates: files of refine fit, or names.
+
+    \b
+    Examples:
+      refine plot refined/schedule.json cosine linear
+      refine plot refined/schedule.json linear:warmup_fraction=0.02 --norms grad_norms.csv -o fig.pdf
+      refine plot constant cosine:warmup_steps=500 --total-steps 10000
+
+    A name is constant, cosine or linear, with :warmup_steps=W or :warmup_fraction=F where wanted.
+    """
+    from refine import figures, read_norms
+    from refine.files import write_files
+    from refine.prior import is_file, named_schedule
+
+    figures.check_suffix(out)
+    files = {name: named_schedule(name, None) for name in schedules if is_file(name)}
+    steps = total_steps or next((schedule.total_steps for schedule in files.values()), None)
+    drawn = {name: files.get(name) or named_schedule(name, steps) for name in schedules}
+    norms = read_norms(log, **read) if log is not None else None
+    figure = figures.plot(drawn, norms, smoothing=smoothing_fraction)
+    write_files({Path(out): lambda path: figures.save_figure(figure, path)}, force=force)
+    click.echo(f"wrote     {out}")

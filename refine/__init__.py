@@ -1,0 +1,70 @@
+"""Learning-rate schedule refinement from the gradient norms of a finished run.
+
+The public names are handed out on first use, so that ``import refine`` costs nothing:
+
+>>> import refine
+>>> refine.linear(4)
+Schedule(total_steps=4, first=1, peak=1 at update 0, last=0.25)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .analysis import Refinement, refined_schedule
+    from .errors import RefineError, RefineWarning
+    from .export import emit
+    from .families import constant, cosine, from_name, linear
+    from .figures import plot
+    from .norms import GradientNorms
+    from .readers import read_norms
+    from .schedule import Schedule
+
+_HOMES = {
+    "GradientNorms": "norms",
+    "RefineError": "errors",
+    "RefineWarning": "errors",
+    "Refinement": "analysis",
+    "Schedule": "schedule",
+    "constant": "families",
+    "cosine": "families",
+    "emit": "export",
+    "from_name": "families",
+    "linear": "families",
+    "plot": "figures",
+    "read_norms": "readers",
+    "refined_schedule": "analysis",
+}
+
+__all__ = [
+    "GradientNorms",
+    "RefineError",
+    "RefineWarning",
+    "Refinement",
+    "Schedule",
+    "__version__",
+    "constant",
+    "cosine",
+    "emit",
+    "from_name",
+    "linear",
+    "plot",
+    "read_norms",
+    "refined_schedule",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'refine' has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,356 @@
+"""The whole way from gradient norms to a schedule for the next run, with what was assumed and found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from . import __version__
+from .bound import best_omega
+from .describe import decay_exponent, peak_fraction, rise_after_peak
+from .diagnostics import Flag, check, end_to_start, spike_ratio, tiny_norms
+from .digits import on_grid
+from .errors import RefineError
+from .families import cosine, linear, with_warmup
+from .norms import GradientNorms
+from .prior import Prior, read_prior
+from .refinement import (
+    OptimizerFamily,
+    inverse_squared_norms,
+    progress_multiplier,
+    published_multiplier,
+    refined_multiplier,
+)
+from .schedule import Schedule, check_count
+from .smoothing import smooth
+
+__all__ = ["DEFAULT_WARMUP_FRACTION", "Mode", "Refinement", "refined_schedule"]
+
+Mode = Literal["refined", "paper", "progress", "linear"]
+
+DEFAULT_WARMUP_FRACTION = 0.02
+"""Warmup where the log does not show one, as a fraction of the next run."""
+
+_COMPARE_STEPS = 100_000
+"""Bounds of longer runs are compared on this many of their updates."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refinement:
+    """A schedule for the next run, and everything that led to it.
+
+    Attributes
+    ----------
+    schedule : Schedule
+        T positive multipliers for the next run.
+    decision : {"refined", "linear"}
+        "linear" where the guard fell back to linear decay, or mode "linear" asked for it.
+    mode, optimizer, smoothing
+        As used.
+    optimizer_source : {"given", "log", "assumed"}
+        How the optimizer family is known.
+    norms : GradientNorms
+        The log.
+    smoothed, weights : ndarray, shape (n,)
+        Smoothed norms and 1 / N (maximum 1) at the logged points.
+    logged_multiplier : ndarray, shape (n,)
+        Theorem 3 on the logged points, the last value 0: what the published code returns.
+    warmup_steps : int
+        Least number of warmup updates that was imposed.
+    prior : Prior
+        What is known of the logged run's own learning rates.
+    gain_over_linear, gain_over_cosine : float
+        Best bound of the other over the schedule's own, on norms smoothed with both ends reflected.
+    peak_lr_ratio : float or None
+        Suggested peak learning rate over the old one (equal area); None where it cannot be told.
+    flags : tuple of Flag
+        Every rule of `refine.diagnostics.RULES` with its value.
+    assumptions, notes : tuple of str
+        What the log did not say; what else to know.
+    """
+
+    schedule: Schedule
+    decision: Literal["refined", "linear"]
+    mode: Mode
+    optimizer: OptimizerFamily
+    optimizer_source: Literal["given", "log", "assumed"]
+    smoothing: float
+    norms: GradientNorms
+    smoothed: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    logged_multiplier: NDArray[np.float64]
+    warmup_steps: int
+    prior: Prior
+    gain_over_linear: float
+    gain_over_cosine: float
+    peak_lr_ratio: float | None
+    flags: tuple[Flag, ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fell_back(self) -> tuple[Flag, ...]:
+        """Flags for which the guard returned linear decay; empty where it did not."""
+        if self.mode != "refined" or self.decision == "refined":
+            return ()
+        return tuple(flag for flag in self.flags if flag.raised and flag.rule.action == "fall back")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Raised flags and notes, a line each."""
+        return (*(str(flag) for flag in self.flags if flag.raised), *self.notes)
+
+    def summary(self) -> str:
+        """Everything that is needed to judge the schedule, as text."""
+        from .report import summary
+
+        return summary(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was read, assumed, decided and found, as JSON values."""
+        from .report import to_dict
+
+        return to_dict(self)
+
+
+def refined_schedule(
+    norms: GradientNorms | npt.ArrayLike,
+    *,
+    optimizer: OptimizerFamily | None = None,
+    smoothing: float = 0.1,
+    mode: Mode = "refined",
+    guard: bool = True,
+    total_steps: int | None = None,
+    prior_schedule: Schedule | str | None = None,
+    peak_lr: float | None = None,
+) -> Refinement:
+    r"""Compute the schedule for the next run from the gradient norms of a finished one.
+
+    ``refined``, the default, is :math:`h_t \propto w_t \sum_{p>t} w_p` with :math:`w_t = 1/N_t`
+    (arXiv:2310.07831, Theorem 3) on norms smoothed with both ends reflected and with a warmup not
+    shorter, in steps, than the logged run's; or linear decay with that warmup, where a flag of
+    `refine.diagnostics.RULES` says that refinement will hurt. ``paper`` is the published algorithm to
+    the letter, ``progress`` its damped form in the distance travelled, ``linear`` linear decay; the
+    last two with the same warmup.
+
+    Parameters
+    ----------
+    norms : GradientNorms or array_like, shape (n,)
+        The log, or l2 norms, one per update.
+    optimizer : {"sgd", "adam"}, optional
+        Family of the logged optimizer; it fixes the exponent, N = G^2 or N = G. By default what the
+        log names, else "adam", the milder one, which is then recorded as an assumption.
+    smoothing : float
+        tau, width of the median window as a fraction of the logged points.
+    mode : {"refined", "paper", "progress", "linear"}
+    guard : bool
+        False insists on the refined schedule whatever the flags say.
+    total_steps : int, optional
+        Updates of the *next* run; by default as many as the logged one.
+    prior_schedule : Schedule or str, optional
+        The logged run's own schedule, where the log holds no learning rates: a schedule, a file or a
+        family's name (`refine.from_name`).
+    peak_lr : float, optional
+        The logged run's peak learning rate.
+
+    Returns
+    -------
+    Refinement
+
+    Notes
+    -----
+    O(n log w + T). For another ``total_steps`` the norms keep their place as a fraction of training.
+
+    Examples
+    --------
+    >>> refined_schedule([3.0] * 10, optimizer="sgd", mode="paper").schedule
+    Schedule(total_steps=10, first=1, peak=1 at update 0, last=0.1)
+    """
+    if mode not in get_args(Mode):
+        raise RefineError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
+    if not isinstance(norms, GradientNorms):
+        norms = GradientNorms.from_values(norms)
+    steps = norms.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
+    family, family_source = _family(norms, optimizer)
+    prior = read_prior(norms, prior_schedule, peak_lr)
+    warmup_steps, warmup_source = _warmup(mode, prior, steps)
+
+    reflected = smooth(norms.values, fraction=smoothing)
+    smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if mode == "paper" else reflected
+    candidate = _candidate(mode, norms, smoothed, family, prior, steps)
+    yardstick = _Yardstick(norms, reflected, family, steps)
+    values = {} if mode == "linear" else _flag_values(candidate, norms, reflected, family, yardstick)
+    guarded = mode == "refined" and guard
+    linear_instead = guarded and any(f.raised and f.rule.action == "fall back" for f in check(values))
+    if linear_instead:
+        candidate = linear(steps).multiplier
+    multiplier = with_warmup(candidate, warmup_steps)
+    ratio = prior.peak_ratio(multiplier)
+    own = yardstick.best(multiplier)
+
+    decision: Literal["refined", "linear"] = "linear" if linear_instead or mode == "linear" else "refined"
+    assumptions = _assumptions(norms, family, family_source, warmup_source)
+    provenance = {
+        "generator": f"refine {__version__}",
+        "reference": "arXiv:2310.07831",
+        "source": norms.source.name,
+        "format": norms.source.format,
+        "columns": dict(norms.source.columns),
+        "points": norms.steps.size,
+        "logged_steps": norms.total_steps,
+        "norm_kind": norms.kind,
+        "optimizer": family,
+        "optimizer_source": family_source,
+        "mode": mode,
+        "decision": decision,
+        "smoothing_fraction": smoothing,
+        "warmup_steps": warmup_steps,
+        "assumptions": assumptions,
+    }
+    weights = inverse_squared_norms(smoothed, optimizer=family)
+    return Refinement(
+        schedule=Schedule(on_grid(multiplier), provenance),
+        decision=decision,
+        mode=mode,
+        optimizer=family,
+        optimizer_source=family_source,
+        smoothing=smoothing,
+        norms=norms,
+        smoothed=smoothed,
+        weights=weights,
+        logged_multiplier=published_multiplier(weights),
+        warmup_steps=warmup_steps,
+        prior=prior,
+        gain_over_linear=yardstick.linear / own,
+        gain_over_cosine=yardstick.cosine / own,
+        peak_lr_ratio=ratio,
+        flags=check({**values, "peak LR ratio": ratio}),
+        assumptions=tuple(assumptions),
+        notes=tuple(_notes(norms, family, prior, warmup_steps, steps)),
+    )
+
+
+def _family(
+    norms: GradientNorms, optimizer: OptimizerFamily | None
+) -> tuple[OptimizerFamily, Literal["given", "log", "assumed"]]:
+    if optimizer is not None:
+        return optimizer, "given"
+    if norms.source.optimizer is not None:
+        return norms.source.optimizer, "log"
+    # Nobody logs the l1 or dual norm but for the Adam family.
+    return "adam", "assumed" if norms.kind == "l2" else "log"
+
+
+def _warmup(mode: Mode, prior: Prior, steps: int) -> tuple[int, Literal["none", "log", "assumed"]]:
+    """Least warmup of the next run, and how it is known."""
+    if mode == "paper":
+        return 0, "none"
+    if prior.warmup_steps is not None:
+        return min(prior.warmup_steps, steps), "log"
+    return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
+
+
+def _candidate(
+    mode: Mode,
+    norms: GradientNorms,
+    smoothed: NDArray[np.float64],
+    family: OptimizerFamily,
+    prior: Prior,
+    steps: int,
+) -> NDArray[np.float64]:
+    """The mode's schedule, before guard and warmup."""
+    if mode == "linear":
+        return linear(steps).multiplier
+    if mode == "progress":
+        if prior.multiplier is None:
+            raise RefineError(
+                "mode progress needs the logged run's learning rates and the log has none; "
+                "name their column with --lr-column or the schedule with --prior-schedule"
+            )
+        weights = inverse_squared_norms(norms.on_updates(smoothed, norms.total_steps), optimizer=family)
+        return progress_multiplier(1.0 / weights, prior.multiplier, total_steps=steps)
+    return refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
+
+
+class _Yardstick:
+    """Best bounds of schedules on the same norms, those smoothed with both ends reflected."""
+
+    def __init__(
+        self, norms: GradientNorms, reflected: NDArray[np.float64], family: OptimizerFamily, steps: int
+    ) -> None:
+        size = min(steps, _COMPARE_STEPS)
+        self.updates = np.arange(size) * steps // size
+        self.smoothed = norms.on_updates(reflected, size)
+        self.squared, self.raw_squared = (
+            1.0 / inverse_squared_norms(column, optimizer=family)
+            for column in (self.smoothed, norms.on_updates(norms.values, size))
+        )
+        self.linear = best_omega(linear(size).multiplier, self.squared)
+        self.cosine = best_omega(cosine(size).multiplier, self.squared)
+
+    def best(self, multiplier: NDArray[np.float64]) -> float:
+        return best_omega(multiplier[self.updates], self.squared)
+
+    def raw_excess(self, multiplier: NDArray[np.float64]) -> float:
+        """Best bound on the raw norms over the least one there is (the closed form, within 1e-3 of it)."""
+        least = best_omega(refined_multiplier(1.0 / self.raw_squared), self.raw_squared)
+        return best_omega(multiplier[self.updates], self.raw_squared) / least
+
+
+def _flag_values(
+    candidate: NDArray[np.float64],
+    norms: GradientNorms,
+    reflected: NDArray[np.float64],
+    family: OptimizerFamily,
+    yardstick: _Yardstick,
+) -> dict[str, float | None]:
+    fit = decay_exponent(candidate)
+    return {
+        "points": norms.steps.size,
+        "tiny norms": tiny_norms(reflected),
+        "rho": end_to_start(yardstick.smoothed),
+        "first multiplier": float(candidate[0]),
+        "peak position": peak_fraction(candidate),
+        "decay exponent": fit[0] if fit else None,
+        "rise after peak": rise_after_peak(candidate),
+        "bound gain": yardstick.linear / yardstick.best(candidate),
+        "raw bound": yardstick.raw_excess(candidate),
+        "spikes": spike_ratio(norms.values, reflected, optimizer=family),
+        "longest gap": norms.longest_gap / norms.total_steps,
+    }
+
+
+def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: str, warmup_source: str) -> list[str]:
+    found = []
+    if family_source == "assumed":
+        found.append("optimizer adam, the milder exponent: the log does not say; give --optimizer")
+    if not norms.source.kind_known:
+        found.append(f"norm kind {norms.kind}: the column's name does not say; give --norm-kind")
+    if family == "adam" and norms.kind == "l2":
+        found.append("the l2 norm stands in for the l1 norm, with the exponent of the Adam family")
+    found.append("each norm is of one update, before clipping, not scaled")
+    if warmup_source == "assumed":
+        found.append(
+            f"warmup {DEFAULT_WARMUP_FRACTION:.0%} of the steps: the log shows no learning rates from its start on"
+        )
+    return found
+
+
+def _notes(norms: GradientNorms, family: OptimizerFamily, prior: Prior, warmup_steps: int, steps: int) -> list[str]:
+    found = list(norms.source.notes)
+    if family == "sgd" and norms.kind != "l2":
+        found.append(f"SGD wants the l2 norm and the log holds the {norms.kind} norm")
+    if prior.is_constant:
+        found.append("the logged run kept a constant rate: no peak learning rate is suggested, equal area fails there")
+    if steps != norms.total_steps:
+        found.append(
+            f"{steps} updates instead of the logged {norms.total_steps}: the norms are taken to keep their shape, "
+            "and the peak learning rate is for the old horizon (longer runs want a slightly lower one)"
+        )
+    if 2 * warmup_steps > steps:
+        found.append(f"the warmup of the logged run, {warmup_steps} updates, takes more than half of the {steps}")
+    return found

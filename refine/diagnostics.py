@@ -1,0 +1,156 @@
+"""When refinement will mislead: every flag with its value, its threshold and its reason.
+
+`RULES` is the one table that says which flag makes the guard fall back to linear decay and which
+only warns. The thresholds come from trials on 14 convex problems and are to be revised by measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .refinement import EXPONENTS, OptimizerFamily
+
+__all__ = ["RULES", "Flag", "Rule", "check", "end_to_start", "spike_ratio", "tiny_norms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A flag is raised where its value is on the wrong side of the threshold."""
+
+    name: str
+    side: Literal["below", "above"]
+    threshold: float
+    action: Literal["fall back", "warn"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A rule applied: its value (None: not known for this log) and whether it is raised."""
+
+    rule: Rule
+    value: float | None
+    raised: bool
+
+    def __str__(self) -> str:
+        shown = "unknown" if self.value is None else f"{self.value:.3g}"
+        return f"{self.rule.name} is {shown}, {self.rule.side} {self.rule.threshold:g}: {self.rule.reason}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("points", "below", 20, "fall back", "too few norms to smooth"),
+    Rule(
+        "tiny norms",
+        "above",
+        0.01,
+        "fall back",
+        "this share of the norms is under 1e-6 of the largest: separable data, 1/N explodes at the end",
+    ),
+    Rule(
+        "rho",
+        "below",
+        0.3,
+        "fall back",
+        "the norms fall this much from 5 % to the end, mostly because the logged run itself annealed; "
+        "refined schedules lost 4-57 % to linear decay there",
+    ),
+    Rule(
+        "rho",
+        "above",
+        1.2,
+        "warn",
+        "rising norms make the schedule anneal early; weight decay alone can cause the rise",
+    ),
+    Rule("first multiplier", "below", 1e-3, "warn", "one large first norm may have decided the start"),
+    Rule("peak position", "above", 0.3, "warn", "a peak this late has hurt"),
+    Rule("decay exponent", "above", 3.0, "warn", "an anneal this steep spends little time at a high rate"),
+    Rule("rise after peak", "above", 0.05, "warn", "the anneal is interrupted: the norms dip there"),
+    Rule(
+        "bound gain",
+        "above",
+        1.4,
+        "warn",
+        "a gain in the bound this large over linear decay was never seen in a loss",
+    ),
+    Rule(
+        "raw bound",
+        "above",
+        1.2,
+        "warn",
+        "on the raw norms the bound is this much above the raw optimum: smoothing hides what matters",
+    ),
+    Rule(
+        "spikes",
+        "above",
+        2.0,
+        "warn",
+        "mean raw over mean smoothed N: the guarantee needs the mean, the median hides it",
+    ),
+    Rule(
+        "longest gap",
+        "above",
+        0.1,
+        "warn",
+        "this share of the run was not logged in one stretch; its norms are interpolated",
+    ),
+    Rule(
+        "peak LR ratio",
+        "above",
+        1.25,
+        "warn",
+        "suggested over old peak: raise the rate this far only with a test run",
+    ),
+)
+
+
+def check(values: Mapping[str, float | None]) -> tuple[Flag, ...]:
+    """Apply `RULES` to the values that are known.
+
+    Examples
+    --------
+    >>> [str(flag) for flag in check({"points": 12}) if flag.raised]
+    ['points is 12, below 20: too few norms to smooth']
+    """
+    flags = []
+    for rule in RULES:
+        value = values.get(rule.name)
+        raised = value is not None and (value < rule.threshold if rule.side == "below" else value > rule.threshold)
+        flags.append(Flag(rule, value, raised))
+    return tuple(flags)
+
+
+def end_to_start(smoothed: NDArray[np.float64]) -> float:
+    """Rho = G(T) / G(0.05 T) of smoothed norms on the updates of a run.
+
+    Its rank correlation with the excess loss of refinement over linear decay was -0.94 (SGD) and
+    -0.96 (Adam) over 14 convex problems.
+
+    Examples
+    --------
+    >>> end_to_start(np.linspace(1.0, 0.0, 101))
+    0.0
+    """
+    return float(smoothed[-1] / smoothed[int(0.05 * smoothed.size)])
+
+
+def tiny_norms(smoothed: NDArray[np.float64], *, level: float = 1e-6) -> float:
+    """Share of the smoothed norms under 1e-6 of their maximum."""
+    return float(np.mean(smoothed < level * smoothed.max()))
+
+
+def spike_ratio(raw: NDArray[np.float64], smoothed: NDArray[np.float64], *, optimizer: OptimizerFamily) -> float:
+    """mean(N raw) / mean(N smoothed): the median hides rare spikes, the guarantee does not.
+
+    Examples
+    --------
+    >>> spike_ratio(np.array([1.0, 1.0, 3.0]), np.ones(3), optimizer="sgd")
+    3.6666666666666665
+    """
+    scale = raw.max()
+    power = EXPONENTS[optimizer]
+    return float(np.mean((raw / scale) ** power) / np.mean((smoothed / scale) ** power))

@@ -1,0 +1,100 @@
+"""Multipliers as decimal text that reads back exactly, fast enough for millions.
+
+Python formats a float64 in 0.3 us, 1e6 of them into two files in more time than all the rest of
+``refine fit`` takes. Values on the grid k / 10^15 can be written digit by digit with numpy instead: k is
+an integer below 2^53, k / 10^15 is correctly rounded, so its 15 decimals read back to the same float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["csv_rows", "json_rows", "on_grid"]
+
+_GRID = 1e15
+_CHUNK = 65_536
+_FAST_FROM = 100_000
+
+
+def on_grid(multiplier: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round multipliers in [1e-5, 1] to 15 decimals; smaller ones keep all their digits.
+
+    Examples
+    --------
+    >>> on_grid(np.array([2 / 3, 2e-9 / 3])).tolist()
+    [0.666666666666667, 6.666666666666667e-10]
+    """
+    return np.where(multiplier < 1e-5, multiplier, np.rint(multiplier * _GRID) / _GRID)
+
+
+def csv_rows(multiplier: NDArray[np.float64]) -> Iterator[str]:
+    r"""Rows ``step,multiplier``, in pieces.
+
+    Examples
+    --------
+    >>> "".join(csv_rows(np.array([1.0, 0.5])))
+    '0,1.0\n1,0.5\n'
+    """
+    start = 0
+    while start < multiplier.size:
+        width = len(str(start))
+        stop = min(start + _CHUNK, 10**width, multiplier.size)
+        values, steps = multiplier[start:stop], np.arange(start, stop)
+        if _is_fast(multiplier, values):
+            yield _rows(_ascii(steps, width), b",", values, b"\n")
+        else:
+            yield "".join([f"{t},{h!r}\n" for t, h in zip(steps.tolist(), values.tolist(), strict=True)])
+        start = stop
+
+
+def json_rows(multiplier: NDArray[np.float64]) -> Iterator[str]:
+    r"""Items of a JSON list, a line each, in pieces.
+
+    Examples
+    --------
+    >>> "".join(json_rows(np.array([1.0, 0.5])))
+    '1.0,\n0.5'
+    """
+    for start in range(0, multiplier.size, _CHUNK):
+        values = multiplier[start : start + _CHUNK]
+        if _is_fast(multiplier, values):
+            rows = _rows(np.empty((values.size, 0), np.uint8), b"", values, b",\n").removesuffix(",\n")
+        else:
+            rows = ",\n".join(map(repr, values.tolist()))
+        yield rows if start == 0 else ",\n" + rows
+
+
+def _is_fast(multiplier: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
+    return multiplier.size >= _FAST_FROM and bool(np.array_equal(values, np.rint(values * _GRID) / _GRID))
+
+
+def _rows(lead: NDArray[np.uint8], separator: bytes, values: NDArray[np.float64], end: bytes) -> str:
+    """``lead + separator + d.ddddddddddddddd + end`` for every value."""
+    digits = _ascii(np.rint(values * _GRID).astype(np.int64), 16)
+
+    def repeated(text: bytes) -> NDArray[np.uint8]:
+        return np.broadcast_to(np.frombuffer(text, np.uint8), (values.size, len(text)))
+
+    columns = (lead, repeated(separator), digits[:, :1], repeated(b"."), digits[:, 1:], repeated(end))
+    return np.concatenate(columns, axis=1).tobytes().decode("ascii")
+
+
+def _ascii(integers: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    """Decimal digits of integers >= 0 as ASCII, shape (n, width), padded with zeros."""
+    groups = []
+    for _ in range(-(-width // 5)):
+        integers, group = np.divmod(integers, 100_000)
+        groups.append(_five_digits()[group])
+    return np.concatenate(groups[::-1], axis=1)[:, -width:]
+
+
+@cache
+def _five_digits() -> NDArray[np.uint8]:
+    """ASCII digits of 0 .. 99999, shape (100000, 5)."""
+    places = np.array([10_000, 1_000, 100, 10, 1])
+    digits = np.arange(100_000)[:, None] // places % 10 + ord("0")
+    return np.asarray(digits, dtype=np.uint8)

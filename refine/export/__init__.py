@@ -1,0 +1,70 @@
+"""From a result to the files that the next run uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..analysis import Refinement
+from ..errors import RefineError
+from ..files import Content, printable, write_files
+from .module import module_text
+
+__all__ = ["FILES", "emit", "module_text", "refuse_existing"]
+
+FILES = {
+    "csv": "schedule.csv",
+    "json": "schedule.json",
+    "module": "refined_schedule.py",
+    "figure": "schedule.png",
+}
+
+
+def emit(
+    result: Refinement, out: str | os.PathLike[str] = "refined", *, force: bool = False, plot: bool = True
+) -> dict[str, Path]:
+    """Write the schedule files into a folder: all of them or none, each with its provenance.
+
+    Parameters
+    ----------
+    result : Refinement
+        From `refine.refined_schedule`.
+    out : path-like
+        Folder, made if it does not exist.
+    force : bool
+        Replace an earlier result; its figure is removed where ``plot`` is off.
+    plot : bool
+        Whether to draw ``schedule.png``.
+
+    Returns
+    -------
+    dict
+        ``csv``, ``json``, ``module`` and, with ``plot``, ``figure`` to the path written.
+    """
+    folder = Path(out)
+    if not force:
+        refuse_existing(folder)
+    contents: dict[Path, Content] = {
+        folder / FILES["csv"]: result.schedule.text(".csv"),
+        folder / FILES["json"]: result.schedule.text(".json"),
+        folder / FILES["module"]: [module_text(result.schedule)],
+    }
+    if plot:
+        from ..figures import save_figure
+
+        contents[folder / FILES["figure"]] = lambda path: save_figure(result, path)
+    write_files(contents, force=force)
+    if not plot:
+        (folder / FILES["figure"]).unlink(missing_ok=True)
+    return {role: folder / name for role, name in FILES.items() if folder / name in contents}
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise if the folder holds a result already, or is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise RefineError(f"{printable(folder)} is not a folder; choose another one with --out")
+    for name in FILES.values():
+        if os.path.lexists(folder / name):
+            raise RefineError(
+                f"{printable(folder / name)} exists; choose another folder with --out, or replace it with --force"
+            )

@@ -1,0 +1,179 @@
+"""The importable module: `module_template` with a schedule's knots filled in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import textwrap
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import RefineError, RefineWarning
+from ..files import printable
+from ..schedule import Schedule
+
+__all__ = ["TOLERANCE", "knots", "module_text"]
+
+TOLERANCE = 1e-3
+"""Largest error of the knots against the full array, as a fraction of the peak."""
+
+_MOST_BYTES = 16_384
+
+
+def module_text(schedule: Schedule) -> str:
+    """Python source that holds a schedule as piecewise-linear knots, within `TOLERANCE` and 16 KB.
+
+    Whatever the schedule's provenance contains ends up as ASCII string literals and nothing else. A
+    schedule too rough for both limits keeps the second, with a `RefineWarning`.
+    """
+    template = files(__package__).joinpath("module_template.py").read_text("utf-8")
+    before, _, rest = template.partition("# BEGIN GENERATED\n")
+    after = rest.partition("# END GENERATED\n")[2]
+    before = before.replace("@VERSION@", f"refine {__version__}")
+    # Rounding the heights to 4 digits takes 0.05 of the tolerance.
+    tolerance = 0.94 * TOLERANCE
+    while tolerance < 1.0:
+        points = knots(schedule.multiplier, tolerance)
+        for table in (_plain, _packed):
+            text = before + _generated(schedule, points, table) + after
+            if len(text.encode()) <= _MOST_BYTES:
+                if tolerance > TOLERANCE:
+                    warnings.warn(
+                        f"the schedule is too rough for the module: its knots are within {tolerance:.1e} of the peak; "
+                        "schedule.csv is exact, a larger smoothing fraction helps",
+                        RefineWarning,
+                        stacklevel=2,
+                    )
+                return text
+        tolerance *= 1.1
+    raise RefineError("the provenance of the schedule is too long for the module; shorten it")
+
+
+def knots(multiplier: NDArray[np.float64], tolerance: float) -> list[tuple[int, float]]:
+    """Few points (t, y) between which linear interpolation stays within a tolerance of every h_t.
+
+    Greedy: from the first update on, the line that stays longest within the tolerance, or within 100 times
+    the tolerance relative to h_t where that is less (so that a small rate stays small and positive), and
+    never above the peak; then the next line from the next update on. First, peak and last update are
+    exact, and so are straight schedules. A last knot at T continues the last segment (not below 0): the
+    end of the fraction axis.
+
+    Parameters
+    ----------
+    multiplier : ndarray, shape (T,)
+        Positive.
+    tolerance : float
+        As a fraction of the peak.
+
+    Notes
+    -----
+    O(T) numpy operations on a few candidate starts a line. A smoothed log is full of small steps, so
+    the number of knots depends on its noise and not on T.
+
+    Examples
+    --------
+    >>> knots(np.array([0.5, 1.0, 0.75, 0.5, 0.25]), 1e-3)
+    [(0, 0.5), (1, 1.0), (4, 0.25), (5, 0.0)]
+    """
+    h = multiplier
+    half = np.minimum(tolerance, min(100.0 * tolerance, 0.9) * h)
+    low, high = h - half, np.minimum(h + half, 1.0)
+    points = [(0, float(h[0]))]
+    peak, last = int(np.argmax(h)), h.size - 1
+    for start, stop in ((0, peak), (peak, last)):
+        t, starts = start, h[start : start + 1]
+        while t < stop:
+            ends, least, most = _reach(low, high, t, starts, stop)
+            exact = (h[stop] - starts) / (stop - t)
+            if np.any(arrives := (ends == stop) & (least <= exact) & (exact <= most)):
+                best = int(np.argmin(np.where(arrives, np.abs(starts - h[t]), np.inf)))
+                end, height = stop, float(h[stop])
+            else:
+                end = min(int(ends.max()), stop - 1)
+                best = int(np.argmin(np.where(ends >= end, np.abs(starts - h[t]), np.inf)))
+                slope = (h[end] - starts[best]) / max(end - t, 1)
+                height = float(starts[best] + min(max(slope, least[best]), most[best]) * (end - t))
+            points += [(t, float(starts[best])), (end, height)]
+            t = end + 1
+            at = min(t, last)
+            starts = np.array([h[at], low[at], high[at]])
+        points.append((stop, float(h[stop])))
+    end_value = max(0.0, 2.0 * h[-1] - h[-2]) if h.size > 1 else h[-1]
+    return [*dict(points).items(), (h.size, float(end_value))]
+
+
+def _reach(
+    low: NDArray[np.float64], high: NDArray[np.float64], t: int, starts: NDArray[np.float64], stop: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """How far a line from each of ``(t, starts)`` can stay between low and high, and its slopes there."""
+    ends = np.full(starts.size, t)
+    least, most = np.full(starts.size, -np.inf), np.full(starts.size, np.inf)
+    going = np.ones(starts.size, dtype=bool)
+    first, block = t + 1, 64
+    while first <= stop and going.any():
+        after = min(first + block, stop + 1)
+        away = np.arange(first - t, after - t)
+        lower = np.maximum.accumulate((low[first:after] - starts[:, None]) / away, axis=1)
+        upper = np.minimum.accumulate((high[first:after] - starts[:, None]) / away, axis=1)
+        lower = np.maximum(lower, least[:, None])
+        upper = np.minimum(upper, most[:, None])
+        seen = np.where(going, np.count_nonzero(lower <= upper, axis=1), 0)
+        row = np.flatnonzero(seen)
+        column = seen[row] - 1
+        ends[row] = first + column
+        least[row], most[row] = lower[row, column], upper[row, column]
+        going &= seen == away.size
+        first, block = after, min(2 * block, 16_384)
+    return ends, least, most
+
+
+def _generated(schedule: Schedule, points: list[tuple[int, float]], table: Callable[[str, str], str]) -> str:
+    steps = np.array([t for t, _ in points])
+    heights = [f"{y:.4g}" for _, y in points]
+    h = schedule.multiplier
+    error = float(np.max(np.abs(np.interp(np.arange(h.size), steps, np.array(heights, dtype=np.float64)) - h)))
+    gaps, factors = " ".join(map(str, np.diff(steps, prepend=0))), " ".join(heights)
+    return (
+        f"TOTAL_STEPS = {h.size}\n"
+        f"# {len(points)} knots: updates since the last one, and multipliers, linear in between; everywhere\n"
+        f"# within {error:.1e} of the peak of the full array, which is in schedule.csv.\n"
+        f"{table(gaps, factors)}"
+        f'SCHEDULE_ID = "{hashlib.sha256(f"{gaps}|{factors}".encode()).hexdigest()[:12]}"\n'
+        f"PROVENANCE = {_literal(schedule.provenance)}\n"
+    )
+
+
+def _plain(gaps: str, factors: str) -> str:
+    return f'GAPS = """\n{textwrap.fill(gaps, 108)}\n"""\nFACTORS = """\n{textwrap.fill(factors, 108)}\n"""\n'
+
+
+def _packed(gaps: str, factors: str) -> str:
+    """The same two strings compressed, for schedules too rough for plain ones."""
+    packed = base64.b85encode(zlib.compress(f"{gaps}|{factors}".encode(), 9)).decode()
+    lines = "\n".join(f'    "{packed[i : i + 104]}"' for i in range(0, len(packed), 104))
+    return (
+        "import base64, zlib  # GAPS and FACTORS are compressed text: print them to read them\n"
+        f'GAPS, FACTORS = zlib.decompress(base64.b85decode(\n{lines}\n)).decode().split("|")\n'
+    )
+
+
+def _literal(provenance: Mapping[str, Any]) -> str:
+    lines = [f"    {printable(key)!a}: {_value(value)},\n" for key, value in provenance.items()]
+    return "{\n" + "".join(lines) + "}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{printable(k)!a}: {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    return ascii(printable(value))

@@ -1,0 +1,116 @@
+"""Learning-rate schedule of @VERSION@ for PyTorch; needs torch alone, and nothing to preview it.
+
+    from refined.refined_schedule import make_scheduler      # or copy this file next to your script
+    scheduler = make_scheduler(optimizer)                    # then, after every optimizer.step():
+    scheduler.step()
+
+Build the optimizer with the peak learning rate. Updates are optimizer steps, counted from 0: the first
+runs at multiplier(0), the last of T at multiplier(T - 1), which is above 0. PROVENANCE says where
+the schedule comes from and what was assumed.
+"""
+
+import warnings
+from bisect import bisect_right
+from functools import partial
+from itertools import accumulate
+
+try:
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+except ImportError:  # multiplier() works without torch
+    LambdaLR = object
+
+# BEGIN GENERATED
+TOTAL_STEPS = 4
+GAPS = "0 4"
+FACTORS = "1 0"
+SCHEDULE_ID = "template"
+PROVENANCE = {}
+# END GENERATED
+
+_STEPS = list(accumulate(map(int, GAPS.split())))
+_POINTS = list(zip(_STEPS, map(float, FACTORS.split())))
+
+
+def multiplier(step, total_steps=TOTAL_STEPS):
+    """Factor of the base learning rate at update ``step`` of ``total_steps``; needs no torch.
+
+    Linear between the knots, which stand at fractions of training; past the end the last factor holds.
+    """
+    if step < 0:
+        raise ValueError(f"step is {step}; updates are counted from 0")
+    position = min(step, total_steps - 1) * TOTAL_STEPS / total_steps
+    right = min(bisect_right(_STEPS, position), len(_POINTS) - 1)
+    (x0, y0), (x1, y1) = _POINTS[right - 1], _POINTS[right]
+    return y0 + (y1 - y0) * ((position - x0) / (x1 - x0))
+
+
+class RefinedLR(LambdaLR):
+    """LambdaLR over `multiplier` that resumes without surprises; build it with `make_scheduler`.
+
+    Each group keeps its own base rate; groups added later join with theirs. Optimizer and scheduler may
+    be built and loaded in any order. Loading the state of another horizon, schedule or base rate raises.
+    """
+
+    def __init__(self, optimizer, total_steps, last_epoch=-1):
+        self.total_steps = total_steps
+        self._reported = False
+        for group in optimizer.param_groups:
+            group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
+        super().__init__(optimizer, partial(multiplier, total_steps=total_steps), last_epoch)
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+            self.lr_lambdas.append(self.lr_lambdas[0])
+        if self.last_epoch > self.total_steps and not self._reported:
+            self._reported = True
+            warnings.warn(
+                f"the schedule was stepped {self.last_epoch} times and total_steps is {self.total_steps}; "
+                "the last rate is held: step it once per optimizer update, or make it longer",
+                stacklevel=4,
+            )
+        factor = multiplier(self.last_epoch, self.total_steps)
+        return [base * factor for base in self.base_lrs]
+
+    def state_dict(self):
+        return {
+            "schedule": SCHEDULE_ID,
+            "total_steps": self.total_steps,
+            "base_lrs": list(self.base_lrs),
+            "last_epoch": self.last_epoch,
+            "step_count": self._step_count,
+        }
+
+    def load_state_dict(self, state_dict):
+        mine = self.state_dict()
+        if state_dict.keys() != mine.keys():
+            raise ValueError("this state was not saved by a scheduler that make_scheduler built")
+        for key in ("schedule", "total_steps", "base_lrs"):
+            if state_dict[key] != mine[key]:
+                raise ValueError(
+                    f"the checkpoint has {key}={state_dict[key]!r} and this run {mine[key]!r}; resume with the "
+                    f"same one, or start at that update with last_epoch={state_dict['last_epoch'] - 1} instead"
+                )
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict["step_count"]
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr()):
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+
+def make_scheduler(optimizer, total_steps=None, last_epoch=-1):
+    """Return the scheduler (a LambdaLR) for an optimizer that was built with the peak learning rate.
+
+    total_steps: updates of this run, by default TOTAL_STEPS; another number stretches the schedule.
+    last_epoch: last update already done, counted from 0, where there is no state to load; -1 to start.
+    """
+    if LambdaLR is object:
+        raise ImportError("make_scheduler needs torch; multiplier(step, total_steps) does not")
+    steps = TOTAL_STEPS if total_steps is None else total_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"total_steps is {total_steps!r}; it must be a positive integer, the number of updates")
+    return RefinedLR(optimizer, steps, last_epoch)

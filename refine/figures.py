@@ -1,0 +1,191 @@
+"""Figures: two axes-level functions, and the figure of a result. pyplot is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .analysis import Refinement
+from .errors import RefineError
+from .families import cosine, linear
+from .files import printable
+from .norms import GradientNorms
+from .schedule import Schedule
+from .smoothing import smooth
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["SUFFIXES", "check_suffix", "plot", "plot_norms", "plot_schedules", "save_figure"]
+
+SUFFIXES = (".png", ".pdf", ".svg")
+
+_COLOURS = ("#0b5fa5", "#d1701c", "#4c8c4a", "#8d5fa8", "#a8323e", "#3f3f3f")
+_RAW, _SMOOTHED, _OLD = "#b4c3d2", "#1d2b3a", "#8a8a8a"
+_MOST_POINTS = 2_000
+
+
+def plot(
+    what: Refinement | Mapping[str, Schedule], norms: GradientNorms | None = None, *, smoothing: float = 0.1
+) -> Figure:
+    """Schedules above; below them, where there is a log, its raw and smoothed norms.
+
+    Parameters
+    ----------
+    what : Refinement or mapping of name to Schedule
+        A result is drawn against cosine and linear decay, on its own norms.
+    norms : GradientNorms, optional
+        For a mapping: the log to draw below.
+    smoothing : float
+        For ``norms``: window of the running median, as a fraction of the points.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    if isinstance(what, Refinement):
+        norms, smoothed = what.norms, what.smoothed
+    elif norms is not None:
+        smoothed = smooth(norms.values, fraction=smoothing)
+    figure = Figure(figsize=(6.4, 4.4 if norms is not None else 3.0), layout="constrained")
+    if norms is None:
+        upper = figure.add_subplot()
+    else:
+        upper, lower = figure.subplots(2, 1, height_ratios=(1.75, 1.0))
+        plot_norms(norms, smoothed, ax=lower)
+        lower.set_xlabel("update of the logged run")
+    if isinstance(what, Refinement):
+        _plot_result(what, upper)
+    else:
+        plot_schedules(what, ax=upper)
+    return figure
+
+
+def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None) -> Axes:
+    """Multipliers over updates, the first schedule emphasised.
+
+    Examples
+    --------
+    >>> ax = plot_schedules({"linear": linear(10), "cosine": cosine(10)})
+    >>> [line.get_label() for line in ax.get_lines()]
+    ['linear', 'cosine']
+    """
+    ax = _axes(ax)
+    for number, (name, schedule) in enumerate(schedules.items()):
+        t = _thinned(schedule.total_steps)
+        ax.plot(
+            t,
+            schedule.multiplier[t],
+            color=_COLOURS[number % len(_COLOURS)],
+            linewidth=2.2 if number == 0 else 1.3,
+            linestyle="-" if number == 0 else ("--", "-.", ":")[(number - 1) % 3],
+            zorder=3 if number == 0 else 2,
+            label=name,
+        )
+    ax.set_ylim(0.0, 1.04)
+    ax.set_xlim(0, max(schedule.total_steps for schedule in schedules.values()))
+    ax.set_xlabel("update")
+    ax.set_ylabel("multiplier of the peak rate")
+    _finish(ax)
+    return ax
+
+
+def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None, *, ax: Axes | None = None) -> Axes:
+    """Raw norms (their range, where there are many) and smoothed norms on a log axis."""
+    ax = _axes(ax)
+    at = norms.updates
+    if at.size <= _MOST_POINTS:
+        ax.plot(at, norms.values, color=_RAW, linewidth=0.8, label="raw")
+    else:
+        starts = np.linspace(0, at.size, _MOST_POINTS, endpoint=False).astype(np.int64)
+        lowest = np.minimum.reduceat(norms.values, starts)
+        highest = np.maximum.reduceat(norms.values, starts)
+        ax.fill_between(at[starts], lowest, highest, color=_RAW, linewidth=0.4, label="raw")
+    if smoothed is not None:
+        chosen = _thinned(at.size)
+        ax.plot(at[chosen], smoothed[chosen], color=_SMOOTHED, linewidth=1.6, label="smoothed")
+    ax.set_yscale("log")
+    ax.set_xlim(0, norms.total_steps)
+    ax.set_xlabel("update")
+    ax.set_ylabel({"l2": "gradient norm (l2)", "l1": "gradient norm (l1)", "dual": "dual norm"}[norms.kind])
+    _finish(ax)
+    return ax
+
+
+def save_figure(figure: Figure | Refinement, path: str | os.PathLike[str]) -> None:
+    """Save as PNG, PDF or SVG by the suffix; a result's figure carries its provenance."""
+    from matplotlib.figure import Figure
+
+    suffix = check_suffix(path)
+    note = "drawn by refine"
+    if not isinstance(figure, Figure):
+        note = json.dumps(dict(figure.schedule.provenance))
+        figure = plot(figure)
+    key = {".png": "Description", ".pdf": "Subject", ".svg": "Description"}[suffix]
+    undated = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[suffix]
+    figure.savefig(path, dpi=200, metadata={key: note, **undated})
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix, or raise where it names no format that figures are saved in."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise RefineError(f"{printable(path)} must end in one of {', '.join(SUFFIXES)}: change the suffix")
+    return suffix
+
+
+def _plot_result(result: Refinement, ax: Axes) -> None:
+    schedule = result.schedule
+    steps = schedule.total_steps
+    main = result.mode if result.decision == "refined" else "linear with warmup"
+    plot_schedules({main: schedule, "cosine": cosine(steps), "linear": linear(steps)}, ax=ax)
+    if result.fell_back:
+        scale = steps / result.norms.total_steps
+        chosen = _thinned(result.logged_multiplier.size)
+        at = result.norms.updates[chosen] * scale
+        ax.plot(at, result.logged_multiplier[chosen], color=_COLOURS[4], linewidth=1.0, label="refined (rejected)")
+    if result.prior.multiplier is not None:
+        t = _thinned(result.norms.total_steps)
+        scale = steps / result.norms.total_steps
+        ax.plot(
+            t * scale,
+            result.prior.multiplier[t],
+            color=_OLD,
+            linewidth=1.0,
+            linestyle=":",
+            label="logged run",
+        )
+    ax.set_xlabel("update of the next run")
+    _finish(ax)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(6.4, 3.0), layout="constrained").add_subplot()
+
+
+def _thinned(size: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, size - 1, min(size, _MOST_POINTS)).astype(np.int64))
+
+
+def _finish(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    handles = [*ax.get_lines(), *(c for c in ax.collections if not str(c.get_label()).startswith("_child"))]
+    # Names come from files: a leading "_" must not hide them, nor "$" start a formula.
+    legend = ax.legend(handles, [printable(h.get_label(), limit=60) for h in handles], frameon=False, fontsize=8.5)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

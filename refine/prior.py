@@ -1,0 +1,132 @@
+"""What is known of the logged run's own learning rates: shape, peak, warmup."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RefineError
+from .families import from_name
+from .norms import GradientNorms
+from .schedule import Schedule
+
+__all__ = ["CONSTANT_SHARE", "Prior", "is_file", "named_schedule", "read_prior"]
+
+CONSTANT_SHARE = 0.95
+"""A run that spends this share of its updates, after the warmup, within 1 % of its peak is constant-rate."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """Learning rates of the logged run; None is "unknown" throughout.
+
+    Attributes
+    ----------
+    multiplier : ndarray, shape (T,), or None
+        One per update of the logged run, maximum 1.
+    peak_lr : float or None
+        Its peak learning rate.
+    warmup_steps : int or None
+        Updates until the rate first reached its peak; 0 if it started there.
+    origin : str
+        Where this is known from.
+    """
+
+    multiplier: NDArray[np.float64] | None = None
+    peak_lr: float | None = None
+    warmup_steps: int | None = None
+    origin: str = "unknown"
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the run kept its peak rate (nearly) all the time after its warmup."""
+        if self.multiplier is None:
+            return False
+        after = self.multiplier[self.warmup_steps or 0 :]
+        return after.size > 0 and float(np.mean(after >= 0.99)) >= CONSTANT_SHARE
+
+    def peak_ratio(self, multiplier: NDArray[np.float64]) -> float | None:
+        """Peak learning rate for a new schedule over the old one: equal area, mean(old) / mean(new).
+
+        None where the old schedule is unknown, or constant: there the rule comes out 0.9 to 2.6 octaves
+        too small.
+        """
+        if self.multiplier is None or self.is_constant:
+            return None
+        return float(self.multiplier.mean() / multiplier.mean())
+
+
+def read_prior(
+    norms: GradientNorms, prior_schedule: Schedule | str | None = None, peak_lr: float | None = None
+) -> Prior:
+    """Learning rates from what the caller says, else from the log.
+
+    Parameters
+    ----------
+    norms : GradientNorms
+        The log.
+    prior_schedule : Schedule or str, optional
+        A schedule, stretched to the logged run, or a name (`named_schedule`).
+    peak_lr : float, optional
+        Peak learning rate of the logged run.
+
+    Examples
+    --------
+    >>> norms = GradientNorms.from_values([1.0] * 4, learning_rate=[0.05, 0.1, 0.08, 0.02])
+    >>> prior = read_prior(norms)
+    >>> prior.peak_lr, prior.warmup_steps, prior.multiplier.tolist()
+    (0.1, 2, [0.5, 1.0, 0.8, 0.2])
+    """
+    if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
+        raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+    if prior_schedule is not None:
+        if isinstance(prior_schedule, str):
+            origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
+        else:
+            origin = "given"
+        multiplier = prior_schedule.resample(norms.total_steps).multiplier
+        rising = int(np.argmax(multiplier))
+        return Prior(multiplier, peak_lr, rising + 1 if rising else 0, origin)
+    rates = norms.learning_rate
+    if rates is None:
+        return Prior(peak_lr=peak_lr)
+    known = np.isfinite(rates) & (rates >= 0.0)
+    if not known.any() or not rates[known].max() > 0.0:
+        return Prior(peak_lr=peak_lr)
+    rates = np.where(known, rates, np.nan)
+    peak = float(np.nanmax(rates))
+    multiplier = norms.on_updates(rates / peak, norms.total_steps)
+    # 1e-6: rates are often logged as float32.
+    first = int(np.flatnonzero(rates >= peak * (1.0 - 1e-6))[0])
+    warmup: int | None = int(norms.updates[first]) + 1
+    if first == int(np.flatnonzero(known)[0]):
+        # At its peak from the first row on: no warmup, unless the log starts too late to show it.
+        warmup = 0 if norms.updates[first] < max(norms.stride, 0.02 * norms.total_steps) else None
+    return Prior(multiplier, peak_lr or peak, warmup, "the log")
+
+
+def is_file(name: str) -> bool:
+    """Whether a schedule's name means a file, by its suffix.
+
+    Examples
+    --------
+    >>> is_file("refined/schedule.json"), is_file("linear:warmup_fraction=0.02")
+    (True, False)
+    """
+    return name.lower().endswith((".csv", ".json"))
+
+
+def named_schedule(name: str, total_steps: int | None) -> Schedule:
+    """Turn a schedule file (``.csv``, ``.json``) or the name of a family into a schedule.
+
+    A file keeps its own length unless ``total_steps`` says otherwise; a family needs ``total_steps``.
+    """
+    if is_file(name):
+        schedule = Schedule.load(name)
+        return schedule if total_steps is None else schedule.resample(total_steps)
+    if total_steps is None:
+        raise RefineError(f"{name} has no length of its own; give the number of updates with --total-steps")
+    return from_name(name, total_steps)

@@ -1,0 +1,163 @@
+"""Which column of a table is what, by its name.
+
+A name is tried whole and after its last ``/``; W&B's ``<run> - `` is cut, the rest lower-cased,
+runs of other characters become ``_``, and up to two prefixes such as ``train`` and a final
+``_step`` are taken off. Names that end in ``_epoch`` are averages and never match.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ..refinement import OptimizerFamily
+
+__all__ = ["NORM_ROLES", "SYNONYMS", "find", "looks_like_norm", "named_optimizer", "short_name"]
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "l2 before clipping": (
+        "raw_grad_norm",
+        "grad_norm_unclipped",
+        "unclipped_grad_norm",
+        "grad_norm_pre_clip",
+        "pre_clip_grad_norm",
+        "grad_norm_before_clip",
+    ),
+    "l2": (
+        "grad_norm",
+        "gradient_norm",
+        "total_grad_norm",
+        "total_gradient_norm",
+        "grad_norm_total",
+        "global_grad_norm",
+        "grad_norm_global",
+        "grad_global_norm",
+        "grad_2_0_norm_total",
+        "l2_norm_grad_global",
+        "grad_l2_norm",
+        "grad_norm_l2",
+        "l2_grad_norm",
+        "gnorm",
+        "gnorm_l2",
+        "mean_grad_norm",
+    ),
+    "l1": (
+        "grad_1_0_norm_total",
+        "grad_l1_norm",
+        "grad_norm_l1",
+        "l1_grad_norm",
+        "gnorm_l1",
+        "l1_norm_grad_global",
+    ),
+    "dual": ("grad_dual_norm", "grad_norm_dual", "dual_grad_norm"),
+    "step": (
+        "train_global_step",
+        "trainer_global_step",
+        "global_step",
+        "step",
+        "num_updates",
+        "iteration",
+        "iter",
+        "train_iter",
+        "update",
+        "batch",
+    ),
+    "lr": ("learning_rate", "lr", "current_learning_rate", "train_lr", "lr_group_0", "learning_rate_group0"),
+    "loss": (
+        "loss",
+        "train_loss",
+        "training_loss",
+        "lm_loss",
+        "ce_loss",
+        "crossentropyloss",
+        "reduced_train_loss",
+        "global_avg_loss",
+        "loss_train_total",
+        "total_loss",
+        "loss_out",
+    ),
+}
+
+NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
+
+_PREFIX = re.compile(r"(?:train|training|optim|optimizer|learning|loss_metrics|trainer|metrics|data|opt)_(?=.)")
+_OPTIMIZER_LR = re.compile(r"lr[-/](?P<optimizer>[a-z]\w*)(?:[-/](?:group|pg)?[01])?", re.IGNORECASE)
+_NOT_A_NORM = re.compile(r"max_grad|clip|param|weight|update|moment|exp_avg|spike|var|std|samples|eval|val|test")
+_FAMILIES: tuple[tuple[OptimizerFamily, re.Pattern[str]], ...] = (
+    ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion", re.IGNORECASE)),
+    ("sgd", re.compile(r"sgd|nesterov|momentum", re.IGNORECASE)),
+)
+
+
+def find(role: str, names: Sequence[str]) -> list[int]:
+    """Positions of the columns that play a role, best first.
+
+    Norm roles and lr refuse to choose between equals, so all matches are handed on.
+
+    Examples
+    --------
+    >>> find("l2", ["Step", "run 1 - train/gnorm", "run 1 - train/gnorm__MIN"])
+    [1]
+    >>> find("lr", ["step", "lr-AdamW", "lr-AdamW-momentum"])
+    [1]
+    """
+    ranked = []
+    for position, name in enumerate(names):
+        forms = _forms(name)
+        ranks = [rank for rank, synonym in enumerate(SYNONYMS[role]) if synonym in forms]
+        if role == "lr" and _OPTIMIZER_LR.fullmatch(short_name(name)):
+            ranks.append(len(SYNONYMS[role]))
+        if ranks:
+            ranked.append((min(ranks), position))
+    return [position for _, position in sorted(ranked)]
+
+
+def looks_like_norm(name: str) -> bool:
+    """Whether an unknown name may be a gradient norm, to be offered to the user.
+
+    Examples
+    --------
+    >>> looks_like_norm("my_grad_norm_v2"), looks_like_norm("max_grad_norm"), looks_like_norm("loss")
+    (True, False, False)
+    """
+    plain = _plain(name)
+    return bool(re.search(r"grad\w*norm|norm\w*grad|gnorm", plain)) and not _NOT_A_NORM.search(plain)
+
+
+def named_optimizer(names: Iterable[str]) -> OptimizerFamily | None:
+    """Optimizer family that learning-rate columns such as ``lr-AdamW`` name.
+
+    Examples
+    --------
+    >>> named_optimizer(["lr-AdamW"]), named_optimizer(["lr/SGD/0"]), named_optimizer(["lr"])
+    ('adam', 'sgd', None)
+    """
+    for name in names:
+        match = _OPTIMIZER_LR.fullmatch(short_name(name))
+        for family, pattern in _FAMILIES if match else ():
+            if match and pattern.search(match["optimizer"]):
+                return family
+    return None
+
+
+def short_name(name: str) -> str:
+    """Metric of a W&B chart column, ``<run> - <metric>``; other names as they are."""
+    return name.rsplit(" - ", 1)[-1].strip()
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _forms(name: str) -> set[str]:
+    metric = short_name(name)
+    if metric.endswith(("__MIN", "__MAX")):
+        return set()
+    forms: set[str] = set()
+    for form in (_plain(metric), _plain(metric.rsplit("/", 1)[-1])):
+        if form.endswith("_epoch"):
+            return set()
+        for _ in range(3):
+            forms |= {form, form.removesuffix("_step")}
+            form = _PREFIX.sub("", form, count=1) if _PREFIX.match(form) else form
+    return forms - {""}

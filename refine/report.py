@@ -1,0 +1,163 @@
+"""A result as text for people and as a dictionary for machines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .analysis import Refinement
+from .describe import decay_exponent, peak_fraction, warmup_fraction
+from .files import printable
+
+__all__ = ["summary", "to_dict"]
+
+
+def to_dict(result: Refinement) -> dict[str, Any]:
+    """JSON values; None is unknown, never nan."""
+    norms, prior, schedule = result.norms, result.prior, result.schedule
+    fit = decay_exponent(schedule.multiplier)
+    ratio = result.peak_lr_ratio
+    return {
+        "source": norms.source.name,
+        "format": norms.source.format,
+        "columns": dict(norms.source.columns),
+        "rows": norms.source.rows,
+        "points": int(norms.steps.size),
+        "first_step": int(norms.steps[0]),
+        "last_step": int(norms.steps[-1]),
+        "stride": norms.stride,
+        "longest_gap": norms.longest_gap,
+        "dropped": dict(norms.dropped),
+        "out_of_order": norms.out_of_order,
+        "logged_steps": norms.total_steps,
+        "total_steps": schedule.total_steps,
+        "norm_kind": norms.kind,
+        "norm_kind_known": norms.source.kind_known,
+        "optimizer": result.optimizer,
+        "optimizer_source": result.optimizer_source,
+        "smoothing_fraction": result.smoothing,
+        "mode": result.mode,
+        "decision": result.decision,
+        "warmup_steps": result.warmup_steps,
+        "first_multiplier": float(schedule.multiplier[0]),
+        "last_multiplier": float(schedule.multiplier[-1]),
+        "warmup_fraction": warmup_fraction(schedule.multiplier),
+        "peak_fraction": peak_fraction(schedule.multiplier),
+        "decay_exponent": fit[0] if fit else None,
+        "decay_r2": fit[1] if fit else None,
+        "gain_over_linear": _finite(result.gain_over_linear),
+        "gain_over_cosine": _finite(result.gain_over_cosine),
+        "prior": prior.origin if prior.multiplier is not None else None,
+        "prior_warmup_steps": prior.warmup_steps,
+        "prior_peak_lr": prior.peak_lr,
+        "peak_lr_ratio": ratio,
+        "suggested_peak_lr": None if ratio is None or prior.peak_lr is None else ratio * prior.peak_lr,
+        "flags": [
+            {
+                "name": flag.rule.name,
+                "value": _finite(flag.value),
+                "side": flag.rule.side,
+                "threshold": flag.rule.threshold,
+                "action": flag.rule.action,
+                "raised": flag.raised,
+                "reason": flag.rule.reason,
+            }
+            for flag in result.flags
+        ],
+        "assumptions": list(result.assumptions),
+        "warnings": list(result.warnings),
+    }
+
+
+def summary(result: Refinement) -> str:
+    """What was decided (first line), read, assumed and found, and every flag."""
+    d = to_dict(result)
+    lines = [_headline(result)]
+
+    def block(name: str, *texts: str) -> None:
+        for i, text in enumerate(texts):
+            lines.append(f"{name if i == 0 else '':9} {text}")
+
+    block("read", *_read(result, d))
+    block("assumed", *d["assumptions"])
+    block("found", *_found(result, d))
+    if any(flag.value is not None for flag in result.flags):
+        block("guard", *_flag_table(result))
+    block("warning", *(printable(w, limit=400) for w in d["warnings"]))
+    return "\n".join(lines)
+
+
+def _headline(result: Refinement) -> str:
+    updates = f"{result.schedule.total_steps:,} updates"
+    if result.fell_back:
+        kind = "linear decay with warmup" if result.warmup_steps else "linear decay"
+        text = f"{kind}, NOT refined, for {updates}: " + "; ".join(_short(flag) for flag in result.fell_back)
+    elif result.decision == "linear":
+        text = f"linear decay for {updates}, as asked"
+    else:
+        overruled = result.mode == "refined" and any(f.raised and f.rule.action == "fall back" for f in result.flags)
+        text = f"{result.mode} schedule for {updates}" + (", against the guard's advice" if overruled else "")
+    if result.optimizer_source == "assumed":
+        text += f"; ASSUMED optimizer {result.optimizer} (--optimizer)"
+    return text
+
+
+def _short(flag: Any) -> str:
+    return f"{flag.rule.name} {flag.value:.3g} is {flag.rule.side} {flag.rule.threshold:g}"
+
+
+def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
+    norms = result.norms
+    columns = ", ".join(f'{role} "{printable(name)}"' for role, name in d["columns"].items())
+    every = "every step" if norms.stride == 1 else f"every {norms.stride} steps"
+    gap = norms.longest_gap
+    gaps = f", longest gap {gap:,} updates" if gap >= 2 * norms.stride else ""
+    texts = [
+        f"{printable(norms.source.name)} ({norms.source.format})",
+        f"columns: {columns}" if columns else "",
+        f"{norms.steps.size:,} points, steps {norms.steps[0]:,} to {norms.steps[-1]:,} of {norms.total_steps:,}, "
+        f"{every}{gaps}",
+    ]
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items())
+    texts.append(f"dropped: {dropped}" if dropped else "dropped: nothing")
+    if norms.out_of_order:
+        texts.append(f"steps went backwards {norms.out_of_order:,} times: sorted, the later row of a step kept")
+    return list(filter(None, texts))
+
+
+def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
+    warm, steps = d["warmup_fraction"], result.schedule.total_steps
+    texts = [
+        f"warmup: {round(warm * steps):,} updates to 90 % of the peak, {warm:.1%} of the run; "
+        f"peak at {d['peak_fraction']:.1%}"
+    ]
+    if d["decay_exponent"] is not None:
+        texts.append(f"anneal: like (1 - t/T)^{d['decay_exponent']:.2f}, R^2 {d['decay_r2']:.3f}")
+    if d["gain_over_linear"] is not None and d["gain_over_cosine"] is not None:
+        texts.append(
+            f"bound: linear decay's is {d['gain_over_linear']:.3f} times this one's, cosine's "
+            f"{d['gain_over_cosine']:.3f} times (convex, on these norms: no promise)"
+        )
+    if d["peak_lr_ratio"] is None:
+        known = result.prior.multiplier is not None
+        texts.append("peak learning rate: no suggestion" + ("" if known else ", the logged run's rates are unknown"))
+    else:
+        text = f"peak learning rate: {d['peak_lr_ratio']:.2f} times the old one, for equal area"
+        if d["suggested_peak_lr"] is not None:
+            text += f" ({d['prior_peak_lr']:.3g} becomes {d['suggested_peak_lr']:.3g})"
+        texts.append(text)
+    return texts
+
+
+def _flag_table(result: Refinement) -> list[str]:
+    rows = []
+    for flag in result.flags:
+        value = "unknown" if flag.value is None else f"{flag.value:.3g}"
+        state = flag.rule.action.upper() if flag.raised else "ok"
+        rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
+        rows.append(f"{flag.rule.name:17}{value:>9}   {rule:24}{state}")
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

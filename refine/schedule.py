@@ -1,0 +1,280 @@
+"""`Schedule`: the immutable multipliers of a run, one per optimizer update."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from .digits import csv_rows, json_rows
+from .errors import RefineError
+from .files import printable, write_files
+
+__all__ = ["FORMAT_VERSION", "Schedule", "check_count"]
+
+FORMAT_VERSION = 1
+_FORMAT = "refine-schedule"
+_CSV_MARK = f"# {_FORMAT} "
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Schedule:
+    """A learning-rate schedule: ``multiplier[t]`` scales the base learning rate at update t.
+
+    ``learning rate at update t = base (peak) learning rate * multiplier[t]``, t = 0 .. T - 1. An
+    update is one step of the optimizer: not a micro-batch, not an epoch. Past the end the last
+    multiplier holds.
+
+    Parameters
+    ----------
+    multiplier : array_like, shape (T,)
+        Finite, >= 0, maximum exactly 1. Copied, float64, read-only. `from_rates` scales any rates.
+    provenance : mapping
+        Where it came from and what was assumed; JSON values. Not part of equality.
+
+    Examples
+    --------
+    >>> schedule = Schedule([0.5, 1.0, 0.5, 0.25])
+    >>> schedule
+    Schedule(total_steps=4, first=0.5, peak=1 at update 1, last=0.25)
+    >>> schedule.at(1), schedule.at(99)
+    (1.0, 0.25)
+    """
+
+    multiplier: NDArray[np.float64]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            multiplier = np.array(self.multiplier, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RefineError(f"multiplier is not an array of numbers: {printable(error)}") from None
+        if multiplier.ndim != 1 or multiplier.size == 0:
+            raise RefineError(f"multiplier has shape {multiplier.shape}; it must be (T,), one per update, T >= 1")
+        bad = np.flatnonzero(~(np.isfinite(multiplier) & (multiplier >= 0.0)))
+        if bad.size:
+            raise RefineError(
+                f"multiplier[{bad[0]}] is {multiplier[bad[0]]}; multipliers must be finite and >= 0: correct that value"
+            )
+        if multiplier.max() != 1.0:
+            raise RefineError(
+                f"the largest multiplier is {float(multiplier.max())!r}; it must be 1: "
+                "Schedule.from_rates divides by it"
+            )
+        try:
+            provenance = json.loads(json.dumps(dict(self.provenance)))
+        except (TypeError, ValueError) as error:
+            raise RefineError(f"provenance must hold JSON values only: {printable(error)}") from None
+        multiplier.flags.writeable = False
+        object.__setattr__(self, "multiplier", multiplier)
+        object.__setattr__(self, "provenance", MappingProxyType(provenance))
+
+    @classmethod
+    def from_rates(cls, rates: npt.ArrayLike, provenance: Mapping[str, Any] | None = None) -> Schedule:
+        """Schedule with the shape of any learning rates: they are divided by their largest.
+
+        Examples
+        --------
+        >>> Schedule.from_rates([1e-3, 2e-3, 1e-3]).multiplier.tolist()
+        [0.5, 1.0, 0.5]
+        """
+        array = np.asarray(rates, dtype=np.float64)
+        peak = array.max(initial=0.0)
+        if not (np.isfinite(peak) and peak > 0.0):
+            raise RefineError(f"the largest rate is {peak}; it must be finite and positive")
+        return cls(array / peak, provenance or {})
+
+    @property
+    def total_steps(self) -> int:
+        """Number of updates T, the horizon."""
+        return int(self.multiplier.size)
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return np.array_equal(self.multiplier, other.multiplier)
+
+    def __hash__(self) -> int:
+        return hash(self.multiplier.tobytes())
+
+    def __reduce__(self) -> tuple[type[Schedule], tuple[NDArray[np.float64], dict[str, Any]]]:
+        return Schedule, (self.multiplier, dict(self.provenance))
+
+    def __repr__(self) -> str:
+        first, last = self.multiplier[0], self.multiplier[-1]
+        return (
+            f"Schedule(total_steps={self.total_steps}, first={first:.6g}, "
+            f"peak=1 at update {int(np.argmax(self.multiplier))}, last={last:.6g})"
+        )
+
+    @overload
+    def at(self, step: int) -> float: ...
+    @overload
+    def at(self, step: npt.ArrayLike) -> float | NDArray[np.float64]: ...
+    def at(self, step: npt.ArrayLike) -> float | NDArray[np.float64]:
+        """Multiplier of update ``step``, counted from 0; past the end the last one holds.
+
+        Parameters
+        ----------
+        step : int or array_like of int
+            >= 0.
+
+        Returns
+        -------
+        float, or ndarray of the shape of ``step``
+        """
+        steps = np.asarray(step)
+        if steps.dtype.kind not in "iu" or (steps.size and steps.min() < 0):
+            raise RefineError(f"step is {printable(step)}; steps are integers, counted from 0")
+        values = self.multiplier[np.minimum(steps, self.total_steps - 1)]
+        return float(values) if steps.ndim == 0 else values
+
+    def resample(self, total_steps: int) -> Schedule:
+        """Stretch or shrink the same shape to another horizon.
+
+        Linear interpolation over the fraction of training, update t standing at t / T; the value at
+        1 continues the last segment (not below 0). Linear decay and constant schedules come out
+        exact. A warmup shrinks with the rest.
+
+        Examples
+        --------
+        >>> Schedule([1.0, 0.5]).resample(4).multiplier.tolist()
+        [1.0, 0.75, 0.5, 0.25]
+        """
+        total_steps = check_count("total_steps", total_steps, least=1)
+        if total_steps == self.total_steps:
+            return self
+        h = self.multiplier
+        end = max(0.0, 2.0 * h[-1] - h[-2]) if h.size > 1 else h[-1]
+        position = np.arange(total_steps) * (h.size / total_steps)
+        rates = np.interp(position, np.arange(h.size + 1), np.append(h, end))
+        resampled_from = self.provenance.get("resampled_from", self.total_steps)
+        return Schedule.from_rates(rates, {**self.provenance, "resampled_from": resampled_from})
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write ``.json`` or ``.csv`` (by the suffix), whole or not at all; floats read back exactly.
+
+        The CSV has the columns ``step,multiplier`` below one ``#`` line of provenance
+        (``pandas.read_csv(path, comment="#")``).
+        """
+        path = Path(path)
+        write_files({path: self.text(path.suffix)}, force=force)
+        return path
+
+    def text(self, suffix: str) -> Iterator[str]:
+        """Pieces of the file that `save` writes for a suffix, ``.csv`` or ``.json``."""
+        if suffix == ".csv":
+            return self._csv()
+        if suffix == ".json":
+            return self._json()
+        raise RefineError(f"a schedule is saved as .csv or .json, not {printable(suffix)!r}: change the suffix")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Read a schedule that `save` wrote, or any ``step,multiplier`` CSV with steps 0, 1, 2 ...
+
+        Raises
+        ------
+        RefineError
+            Missing file, other format, newer format version, or multipliers that are not a schedule.
+        """
+        name = printable(path)
+        try:
+            with open(path, encoding="utf-8-sig") as stream:
+                text = stream.read()
+        except OSError as error:
+            raise RefineError(f"cannot read {name}: {error.strerror}; check the path") from None
+        except UnicodeDecodeError:
+            raise RefineError(
+                f"{name} is not UTF-8 text; a schedule is a .csv or .json file that refine wrote"
+            ) from None
+        try:
+            return cls(*(_parse_json(text) if text.lstrip()[:1] == "{" else _parse_csv(text)))
+        except (RefineError, ValueError, RecursionError) as error:
+            raise RefineError(f"{name} is not a schedule: {printable(error)}") from None
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "total_steps": self.total_steps,
+            "provenance": dict(self.provenance),
+        }
+
+    def _csv(self) -> Iterator[str]:
+        yield f"{_CSV_MARK}{json.dumps(self._header())}\nstep,multiplier\n"
+        yield from csv_rows(self.multiplier)
+
+    def _json(self) -> Iterator[str]:
+        yield json.dumps({"format": _FORMAT, **self._header()}, indent=1).removesuffix("\n}")
+        yield ',\n "multiplier": [\n'
+        yield from json_rows(self.multiplier)
+        yield "\n ]\n}\n"
+
+
+def check_count(name: str, value: object, *, least: int) -> int:
+    """Return ``value`` as an int, or raise: a count of updates is an integer >= ``least``.
+
+    Examples
+    --------
+    >>> check_count("total_steps", 10, least=1)
+    10
+    """
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = least - 1
+    if count < least or isinstance(value, bool):
+        raise RefineError(f"{name} is {printable(repr(value))}; it must be an integer >= {least}, counted in updates")
+    return count
+
+
+def _check_header(header: Any, length: int) -> dict[str, Any]:
+    if not isinstance(header, dict) or not isinstance(header.get("provenance", {}), dict):
+        raise RefineError("its header is damaged; write it again with refine")
+    version = header.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise RefineError(
+            f"its format version is {version!r}, this refine reads up to {FORMAT_VERSION}; upgrade lr-refine"
+        )
+    if header.get("total_steps") != length:
+        raise RefineError(
+            f"it announces {header.get('total_steps')!r} updates and holds {length}; the file is incomplete"
+        )
+    return dict(header.get("provenance", {}))
+
+
+def _parse_json(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    data = json.loads(text)
+    if data.get("format") != _FORMAT or not isinstance(data.get("multiplier"), list):
+        raise RefineError(f'it lacks "format": "{_FORMAT}" or the list "multiplier"')
+    values = data["multiplier"]
+    if not all(isinstance(v, (int, float)) for v in values):
+        raise RefineError('the list "multiplier" must hold numbers only')
+    return np.array(values, dtype=np.float64), _check_header(data, len(values))
+
+
+def _parse_csv(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    mark, _, rest = text.partition("\n")
+    header = None
+    if mark.startswith(_CSV_MARK):
+        header, text = json.loads(mark.removeprefix(_CSV_MARK)), rest
+    columns, _, body = text.partition("\n")
+    if columns.strip() != "step,multiplier":
+        raise RefineError("its first line must be step,multiplier")
+    table = np.loadtxt(body.splitlines(), delimiter=",", ndmin=2) if body.strip() else np.empty((0, 2))
+    if table.shape[1:] != (2,) or not np.array_equal(table[:, 0], np.arange(len(table))):
+        raise RefineError("its rows must be step,multiplier with the steps 0, 1, 2, ... in order")
+    provenance = _check_header(header, len(table)) if header is not None else {}
+    return table[:, 1].copy(), provenance
