@@ -101,6 +101,8 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
 
 def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None, *, ax: Axes | None = None) -> Axes:
     """Raw norms (their range, where there are many) and smoothed norms on a log axis."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     ax = _axes(ax)
     at = norms.updates
     if at.size <= _MOST_POINTS:
@@ -114,6 +116,9 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
         chosen = _thinned(at.size)
         ax.plot(at[chosen], smoothed[chosen], color=_SMOOTHED, linewidth=1.6, label="smoothed")
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlim(0, norms.total_steps)
     ax.set_xlabel("update")
     ax.set_ylabel({"l2": "gradient norm (l2)", "l1": "gradient norm (l1)", "dual": "dual norm"}[norms.kind])

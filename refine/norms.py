@@ -101,7 +101,9 @@ class GradientNorms:
         if self.kind not in get_args(NormKind):
             raise RefineError(f"the norm kind is {self.kind!r}; it must be one of l2, l1, dual")
         if steps.size < 2:
-            raise RefineError(f"{steps.size} usable gradient norms are left; at least 2 are needed")
+            raise RefineError(
+                f"the number of usable gradient norms is {steps.size}; at least 2 are needed: name a log of a whole run"
+            )
         if not (np.all(np.isfinite(self.values)) and self.values.min() > 0.0):
             raise RefineError("norms must be finite and positive; GradientNorms.from_values drops the others")
         if not np.all(np.diff(steps) > 0) or steps[0] < 0:

@@ -13,10 +13,13 @@ from .families import from_name
 from .norms import GradientNorms
 from .schedule import Schedule
 
-__all__ = ["CONSTANT_SHARE", "Prior", "is_file", "named_schedule", "read_prior"]
+__all__ = ["CONSTANT_SHARE", "LEAST_COVERAGE", "Prior", "is_file", "named_schedule", "read_prior"]
 
 CONSTANT_SHARE = 0.95
 """A run that spends this share of its updates, after the warmup, within 1 % of its peak is constant-rate."""
+
+LEAST_COVERAGE = 0.9
+"""Share of the run that the logged rates must span for their mean to be known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +29,7 @@ class Prior:
     Attributes
     ----------
     multiplier : ndarray, shape (T,), or None
-        One per update of the logged run, maximum 1.
+        One per update of the logged run, maximum 1; None where too little of the run was logged.
     peak_lr : float or None
         Its peak learning rate.
     warmup_steps : int or None
@@ -98,14 +101,18 @@ def read_prior(
         return Prior(peak_lr=peak_lr)
     rates = np.where(known, rates, np.nan)
     peak = float(np.nanmax(rates))
-    multiplier = norms.on_updates(rates / peak, norms.total_steps)
+    seen = norms.updates[known]
+    covered = (int(seen[-1] - seen[0]) + norms.stride) / norms.total_steps
+    area = norms.on_updates(rates / peak, norms.total_steps) if covered >= LEAST_COVERAGE else None
     # 1e-6: rates are often logged as float32.
     first = int(np.flatnonzero(rates >= peak * (1.0 - 1e-6))[0])
-    warmup: int | None = int(norms.updates[first]) + 1
-    if first == int(np.flatnonzero(known)[0]):
-        # At its peak from the first row on: no warmup, unless the log starts too late to show it.
-        warmup = 0 if norms.updates[first] < max(norms.stride, 0.02 * norms.total_steps) else None
-    return Prior(multiplier, peak_lr or peak, warmup, "the log")
+    warmup = int(norms.updates[first]) + 1
+    if seen[0] >= max(norms.stride, 0.02 * norms.total_steps):
+        # The log starts too late to show the warmup, or the peak.
+        return Prior(area, peak_lr, None, "the log")
+    if norms.updates[first] == seen[0]:
+        warmup = 0
+    return Prior(area, peak_lr or peak, warmup, "the log")
 
 
 def is_file(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from .analysis import Refinement
 from .describe import decay_exponent, peak_fraction, warmup_fraction
 from .files import printable
+from .smoothing import median_width
 
 __all__ = ["summary", "to_dict"]
 
@@ -79,6 +80,7 @@ def summary(result: Refinement) -> str:
             lines.append(f"{name if i == 0 else '':9} {text}")
 
     block("read", *_read(result, d))
+    block("used", _used(result))
     block("assumed", *d["assumptions"])
     block("found", *_found(result, d))
     if any(flag.value is not None for flag in result.flags):
@@ -125,6 +127,17 @@ def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
     return list(filter(None, texts))
 
 
+def _used(result: Refinement) -> str:
+    power = {"sgd": "N = G^2", "adam": "N = G"}[result.optimizer]
+    source = {"given": "as given", "log": "from the log", "assumed": "assumed"}[result.optimizer_source]
+    width = median_width(result.norms.steps.size, result.smoothing)
+    edges = "right end reflected" if result.mode == "paper" else "both ends reflected"
+    return (
+        f"optimizer {result.optimizer} ({source}), so {power}; {result.norms.kind} norm; "
+        f"median of {width:,} points, {edges}"
+    )
+
+
 def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
     warm, steps = d["warmup_fraction"], result.schedule.total_steps
     texts = [
@@ -139,8 +152,8 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
             f"{d['gain_over_cosine']:.3f} times (convex, on these norms: no promise)"
         )
     if d["peak_lr_ratio"] is None:
-        known = result.prior.multiplier is not None
-        texts.append("peak learning rate: no suggestion" + ("" if known else ", the logged run's rates are unknown"))
+        why = "kept a constant rate" if result.prior.is_constant else "has unknown rates"
+        texts.append(f"peak learning rate: no suggestion, the logged run {why}")
     else:
         text = f"peak learning rate: {d['peak_lr_ratio']:.2f} times the old one, for equal area"
         if d["suggested_peak_lr"] is not None:
@@ -152,7 +165,7 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
 def _flag_table(result: Refinement) -> list[str]:
     rows = []
     for flag in result.flags:
-        value = "unknown" if flag.value is None else f"{flag.value:.3g}"
+        value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"
         state = flag.rule.action.upper() if flag.raised else "ok"
         rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
         rows.append(f"{flag.rule.name:17}{value:>9}   {rule:24}{state}")

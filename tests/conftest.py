@@ -1,0 +1,50 @@
+"""Shared data where it exists, and the logs that several tests read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("REFINE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def make_log(tmp_path):
+    """Write a log: columns by name, or text as it is."""
+
+    def make(text: str | bytes | None = None, name: str = "log.csv", **columns) -> Path:
+        path = tmp_path / name
+        if isinstance(text, bytes):
+            path.write_bytes(text)
+            return path
+        if text is None:
+            rows = zip(*columns.values(), strict=True)
+            text = ",".join(columns) + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+        path.write_text(text)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def falling_log(make_log):
+    """400 updates whose norms fall early and stay: a log that the guard lets pass."""
+    t = np.arange(1, 401)
+    rates = np.minimum(t / 20, (401 - t) / 381) * 0.1
+    return make_log(step=t, grad_norm=(1 + 4 * np.exp(-t / 15)).round(6), lr=rates)
