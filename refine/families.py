@@ -1,8 +1,9 @@
 """Named schedules: total_steps and shape parameters in, `Schedule` out.
 
 All count updates from 0 and spend none at rate zero: with linear warmup over W updates the peak is
-update s = max(W - 1, 0), reached by ``(t + 1) / W``, and the anneal runs from there as a function
-of ``u = (t - s) / (T - s)``. Past the end a `Schedule` holds its last multiplier.
+update s = max(W - 1, 0), reached by ``(t + 1) / W``, and the anneal runs from there as a function of
+the time left, ``v = (T - t) / (T - s)``, which falls from 1 to just above 0. Past the end a `Schedule`
+holds its last multiplier.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def constant(total_steps: int, *, warmup_steps: int = 0) -> Schedule:
 
 
 def linear(total_steps: int, *, warmup_steps: int = 0) -> Schedule:
-    """``h = 1 - u``: linear decay, the worst-case optimum for constant norms (arXiv:2307.11134).
+    """``h = v``: linear decay, the worst-case optimum for constant norms (arXiv:2307.11134).
 
     Examples
     --------
@@ -39,18 +40,18 @@ def linear(total_steps: int, *, warmup_steps: int = 0) -> Schedule:
     >>> linear(5, warmup_steps=2).multiplier.tolist()
     [0.5, 1.0, 0.75, 0.5, 0.25]
     """
-    return _family("linear", total_steps, warmup_steps, lambda u: 1.0 - u)
+    return _family("linear", total_steps, warmup_steps, lambda v: v)
 
 
 def cosine(total_steps: int, *, warmup_steps: int = 0) -> Schedule:
-    """``h = (1 + cos(pi u)) / 2``: half a cosine towards zero (arXiv:1608.03983, no restarts).
+    """``h = (1 + cos(pi (1 - v))) / 2 = sin(pi v / 2)^2``: half a cosine towards zero (arXiv:1608.03983, no restarts).
 
     Examples
     --------
     >>> cosine(4).multiplier.round(3).tolist()
     [1.0, 0.854, 0.5, 0.146]
     """
-    return _family("cosine", total_steps, warmup_steps, lambda u: 0.5 * (1.0 + np.cos(np.pi * u)))
+    return _family("cosine", total_steps, warmup_steps, lambda v: np.sin(0.5 * np.pi * v) ** 2)
 
 
 FAMILIES: dict[str, Callable[..., Schedule]] = {"constant": constant, "cosine": cosine, "linear": linear}
@@ -119,5 +120,5 @@ def _family(
         )
     peak = max(warmup_steps - 1, 0)
     multiplier = np.arange(1, total_steps + 1) / max(warmup_steps, 1)
-    multiplier[peak:] = shape(np.arange(total_steps - peak) / (total_steps - peak))
+    multiplier[peak:] = shape(np.arange(total_steps - peak, 0, -1) / (total_steps - peak))
     return Schedule(multiplier, {"family": name, "warmup_steps": warmup_steps})

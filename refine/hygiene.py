@@ -73,11 +73,13 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArra
     fractional = np.flatnonzero(steps != np.floor(steps))
     if fractional.size:
         raise RefineError(
-            f"a step is {steps[fractional[0]]!r}; steps count optimizer updates, so they are integers: "
+            f"a step is {float(steps[fractional[0]])!r}; steps count optimizer updates, so they are integers: "
             "choose another step column"
         )
     if steps.size and steps.max() >= 2.0**53:
-        raise RefineError(f"a step is {steps.max()!r}; steps count optimizer updates: choose another step column")
+        raise RefineError(
+            f"a step is {float(steps.max())!r}; steps count optimizer updates: choose another step column"
+        )
     whole = steps.astype(np.int64)
     change = np.diff(whole)
     out_of_order = int(np.count_nonzero(change < 0))

@@ -98,6 +98,18 @@ class Schedule:
         """Number of updates T, the horizon."""
         return int(self.multiplier.size)
 
+    @property
+    def end(self) -> float:
+        """Value at the end of the fraction axis, 1: the last segment continued, within [0, 1].
+
+        Examples
+        --------
+        >>> Schedule([1.0, 0.75, 0.5, 0.25]).end, Schedule([1.0, 1.0]).end
+        (0.0, 1.0)
+        """
+        h = self.multiplier
+        return float(np.clip(2.0 * h[-1] - h[-2], 0.0, 1.0)) if h.size > 1 else float(h[-1])
+
     def __len__(self) -> int:
         return self.total_steps
 
@@ -145,7 +157,7 @@ class Schedule:
         """Stretch or shrink the same shape to another horizon.
 
         Linear interpolation over the fraction of training, update t standing at t / T; the value at
-        1 continues the last segment (not below 0). Linear decay and constant schedules come out
+        1 continues the last segment (`end`). Linear decay and constant schedules come out
         exact. A warmup shrinks with the rest.
 
         Examples
@@ -156,10 +168,8 @@ class Schedule:
         total_steps = check_count("total_steps", total_steps, least=1)
         if total_steps == self.total_steps:
             return self
-        h = self.multiplier
-        end = max(0.0, 2.0 * h[-1] - h[-2]) if h.size > 1 else h[-1]
-        position = np.arange(total_steps) * (h.size / total_steps)
-        rates = np.interp(position, np.arange(h.size + 1), np.append(h, end))
+        position = np.arange(total_steps) * (self.total_steps / total_steps)
+        rates = np.interp(position, np.arange(self.total_steps + 1), np.append(self.multiplier, self.end))
         resampled_from = self.provenance.get("resampled_from", self.total_steps)
         return Schedule.from_rates(rates, {**self.provenance, "resampled_from": resampled_from})
 

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("refine", deadline=None, max_examples=50)
+settings.load_profile("refine")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("REFINE_SHARED", ROOT.parent / "shared"))

@@ -25,6 +25,7 @@ TOLERANCE = 1e-3
 """Largest error of the knots against the full array, as a fraction of the peak."""
 
 _MOST_BYTES = 16_384
+_MOST_KNOTS = 6_000
 
 
 def module_text(schedule: Schedule) -> str:
@@ -40,8 +41,8 @@ def module_text(schedule: Schedule) -> str:
     # Rounding the heights to 4 digits takes 0.05 of the tolerance.
     tolerance = 0.94 * TOLERANCE
     while tolerance < 1.0:
-        points = knots(schedule.multiplier, tolerance)
-        for table in (_plain, _packed):
+        points = knots(schedule, tolerance)
+        for table in (_plain, _packed) if points else ():
             text = before + _generated(schedule, points, table) + after
             if len(text.encode()) <= _MOST_BYTES:
                 if tolerance > TOLERANCE:
@@ -52,23 +53,23 @@ def module_text(schedule: Schedule) -> str:
                         stacklevel=2,
                     )
                 return text
-        tolerance *= 1.1
+        tolerance *= 1.1 if points else 2.0
     raise RefineError("the provenance of the schedule is too long for the module; shorten it")
 
 
-def knots(multiplier: NDArray[np.float64], tolerance: float) -> list[tuple[int, float]]:
+def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     """Few points (t, y) between which linear interpolation stays within a tolerance of every h_t.
 
     Greedy: from the first update on, the line that stays longest within the tolerance, or within 100 times
     the tolerance relative to h_t where that is less (so that a small rate stays small and positive), and
     never above the peak; then the next line from the next update on. First, peak and last update are
-    exact, and so are straight schedules. A last knot at T continues the last segment (not below 0): the
-    end of the fraction axis.
+    exact, and so are straight schedules. A last knot at T carries `Schedule.end`, the end of the fraction
+    axis. Empty where more knots are needed than could ever fit.
 
     Parameters
     ----------
-    multiplier : ndarray, shape (T,)
-        Positive.
+    schedule : Schedule
+        With positive multipliers.
     tolerance : float
         As a fraction of the peak.
 
@@ -79,10 +80,10 @@ def knots(multiplier: NDArray[np.float64], tolerance: float) -> list[tuple[int, 
 
     Examples
     --------
-    >>> knots(np.array([0.5, 1.0, 0.75, 0.5, 0.25]), 1e-3)
+    >>> knots(Schedule([0.5, 1.0, 0.75, 0.5, 0.25]), 1e-3)
     [(0, 0.5), (1, 1.0), (4, 0.25), (5, 0.0)]
     """
-    h = multiplier
+    h = schedule.multiplier
     half = np.minimum(tolerance, min(100.0 * tolerance, 0.9) * h)
     low, high = h - half, np.minimum(h + half, 1.0)
     points = [(0, float(h[0]))]
@@ -104,9 +105,10 @@ def knots(multiplier: NDArray[np.float64], tolerance: float) -> list[tuple[int, 
             t = end + 1
             at = min(t, last)
             starts = np.array([h[at], low[at], high[at]])
+            if len(points) > _MOST_KNOTS:
+                return []
         points.append((stop, float(h[stop])))
-    end_value = max(0.0, 2.0 * h[-1] - h[-2]) if h.size > 1 else h[-1]
-    return [*dict(points).items(), (h.size, float(end_value))]
+    return [*dict(points).items(), (h.size, schedule.end)]
 
 
 def _reach(

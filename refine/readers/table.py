@@ -25,6 +25,7 @@ __all__ = ["read_table"]
 _SAMPLE = 65_536
 _EMPTY = {"", "na", "n/a", "null", "none", "-"}
 _STEP_COVERAGE = 0.95
+_NARROW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +268,12 @@ def _bucket_minimum(layout: _Layout, norm: int) -> int | None:
 
 
 def _load(layout: _Layout, columns: Sequence[int], **options: Any) -> pd.DataFrame:
-    """Columns by position, for all rows below the header."""
+    """Columns by position, for all rows below the first line.
+
+    pandas checks the number of fields of every row only where it loads all columns.
+    """
     source = io.BytesIO(layout.path.read_bytes()[: -layout.cut]) if layout.cut else layout.path
+    width = len(layout.names)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -277,24 +282,26 @@ def _load(layout: _Layout, columns: Sequence[int], **options: Any) -> pd.DataFra
                 sep=layout.delimiter,
                 decimal=layout.decimal,
                 header=None,
-                names=list(range(len(layout.names))),
-                usecols=list(columns),
+                names=list(range(width)),
+                usecols=list(columns) if width > _NARROW else None,
                 index_col=False,
                 skiprows=layout.skip,
                 skipinitialspace=True,
                 low_memory=False,
                 **options,
             )
-            return frame
     except pd.errors.EmptyDataError:
         raise RefineError("the file holds a header and no rows; name a log of a finished run") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except pd.errors.ParserWarning:
         raise RefineError(
-            f"the rows do not fit the {len(layout.names)} columns of the first line "
-            f"({printable(str(error).removeprefix('Error tokenizing data. C error: ').strip())}); repair the file"
+            f"the first row has more than the {width} fields of the first line; repair the file"
         ) from None
+    except pd.errors.ParserError as error:
+        detail = printable(str(error).removeprefix("Error tokenizing data. C error: ").strip())
+        raise RefineError(f"the rows do not fit the first line ({detail}); repair the file") from None
     except UnicodeDecodeError as error:
         raise RefineError(f"{error.object[error.start]:#04x} is not UTF-8; convert the file to UTF-8 first") from None
+    return frame[list(columns)]
 
 
 def _numbers(
@@ -331,24 +338,30 @@ def _choose_steps(
     has_norm: NDArray[np.bool_],
     repeated: NDArray[np.bool_],
 ) -> tuple[int | None, NDArray[np.float64] | None]:
-    """First candidate that is there in (nearly) all rows with a norm."""
+    """First candidate that is there in nearly all rows with a norm, else the fullest."""
+    fullest, best = 0.0, None
     for position in candidates:
         axis = _coerce(frame[position])
         wrong = np.flatnonzero(np.isnan(axis) & frame[position].notna().to_numpy() & ~repeated)
-        if np.count_nonzero(np.isfinite(axis) & has_norm) >= _STEP_COVERAGE * np.count_nonzero(has_norm):
-            return position, axis
         if wrong.size:
             text = printable(frame[position].iloc[wrong[0]], limit=40)
             raise RefineError(
                 f'step column "{layout.describe(position)}" holds "{text}" in row {wrong[0] + 1} below the first line; '
                 "steps are integers: choose another with --step-column"
             )
+        share = float(np.mean(np.isfinite(axis[has_norm])))
+        if share > fullest:
+            fullest, best = share, (position, axis)
+        if share >= _STEP_COVERAGE:
+            break
     if not candidates:
         return None, None
-    raise RefineError(
-        f'step column "{layout.describe(candidates[0])}" is empty in most rows that hold a norm; '
-        "choose another with --step-column"
-    )
+    if best is None or fullest <= 0.5:
+        raise RefineError(
+            f'step column "{layout.describe(candidates[0])}" is empty in most rows that hold a norm; '
+            "choose another with --step-column"
+        )
+    return best
 
 
 def _coerce(series: pd.Series[Any]) -> NDArray[np.float64]:

@@ -1,0 +1,281 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from refine import GradientNorms, RefineError, Schedule, cosine, linear, read_norms, refined_schedule
+from refine.bound import best_omega
+from refine.diagnostics import RULES, check
+from refine.prior import read_prior
+from refine.refinement import inverse_squared_norms, refined_multiplier
+from refine.smoothing import smooth
+
+T = 500
+EARLY = 1 + 4 * np.exp(-np.arange(T) / 20)
+FALLING = np.exp(-3 * np.arange(T) / T)
+values_lists = st.lists(st.floats(1e-8, 1e8), min_size=2, max_size=60)
+
+
+def flags(result):
+    return {(f.rule.name, f.rule.side): f for f in result.flags}
+
+
+def test_the_default_is_theorem_3_on_reflected_norms_with_a_warmup_floor():
+    result = refined_schedule(EARLY, optimizer="sgd")
+    assert (result.mode, result.decision, result.warmup_steps) == ("refined", "refined", 10)
+    expected = refined_multiplier(inverse_squared_norms(smooth(EARLY), optimizer="sgd"))
+    after = result.schedule.multiplier[9:]
+    assert_allclose(after / after[0], expected[9:] / expected[9], rtol=1e-9)
+    assert_allclose(result.schedule.multiplier[:10], after[0] * np.arange(1, 11) / 10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["refined", "paper", "linear", "progress"])
+@pytest.mark.parametrize("total_steps", [None, 7, 4000])
+def test_constant_norms_give_linear_decay_in_every_mode(mode, total_steps):
+    norms = GradientNorms.from_values(np.full(T, 3.0), learning_rate=np.linspace(1, 0.01, T))
+    result = refined_schedule(norms, mode=mode, total_steps=total_steps)
+    assert_allclose(result.schedule.multiplier, linear(total_steps or T).multiplier, rtol=1e-11)
+
+
+@given(
+    values_lists,
+    st.sampled_from(["sgd", "adam"]),
+    st.sampled_from(["refined", "paper"]),
+    st.floats(1e-3, 1e3),
+    st.booleans(),
+)
+def test_scale_never_matters_and_multipliers_are_positive(values, family, mode, scale, guard):
+    one, other = (
+        refined_schedule(np.multiply(values, s), optimizer=family, mode=mode, guard=guard) for s in (1.0, scale)
+    )
+    h = one.schedule.multiplier
+    assert h.size == one.norms.total_steps
+    assert np.all(np.isfinite(h))
+    assert np.all(h > 0)
+    assert h.max() == 1.0
+    if one.decision == other.decision:  # a flag may stand on its threshold
+        assert_allclose(other.schedule.multiplier, h, rtol=1e-9, atol=1e-14)
+
+
+def test_sparse_logs_give_a_schedule_for_all_updates():
+    dense = refined_schedule(GradientNorms.from_values(EARLY), optimizer="adam")
+    every_10th = GradientNorms.from_values(EARLY[9::10], np.arange(10, T + 1, 10))
+    sparse = refined_schedule(every_10th, optimizer="adam")
+    assert sparse.schedule.total_steps == T
+    assert np.abs(sparse.schedule.multiplier - dense.schedule.multiplier).max() < 0.1
+
+
+def test_the_guard_returns_linear_decay_with_the_warmup_and_says_so_first():
+    result = refined_schedule(FALLING, optimizer="sgd")
+    assert result.decision == "linear"
+    assert [f.rule.name for f in result.fell_back] == ["rho"]
+    assert_allclose(result.schedule.multiplier, linear(T, warmup_steps=10).multiplier, rtol=1e-11)
+    first_line = result.summary().splitlines()[0]
+    assert first_line == "linear decay with warmup, NOT refined, for 500 updates: rho 0.0629 is below 0.3"
+    insisted = refined_schedule(FALLING, optimizer="sgd", guard=False)
+    assert insisted.decision == "refined"
+    assert insisted.summary().startswith("refined schedule for 500 updates, against the guard's advice")
+    assert flags(insisted)["rho", "below"].raised
+
+
+def test_degenerate_norms_fall_back():
+    separable = np.ones(T)
+    separable[100:200] = 1e-9
+    result = refined_schedule(separable, optimizer="adam")
+    assert result.decision == "linear"
+    assert "tiny norms" in [f.rule.name for f in result.fell_back]
+    few = refined_schedule(np.ones(19), optimizer="adam")
+    assert [f.rule.name for f in few.fell_back] == ["points"]
+    assert refined_schedule(np.ones(20), optimizer="adam").decision == "refined"
+
+
+@pytest.mark.parametrize("mode", ["paper", "progress", "linear"])
+def test_the_guard_is_for_the_default_mode_only(mode):
+    norms = GradientNorms.from_values(FALLING, learning_rate=np.linspace(1, 0.01, T))
+    result = refined_schedule(norms, optimizer="sgd", mode=mode)
+    assert result.fell_back == ()
+    assert result.decision == ("linear" if mode == "linear" else "refined")
+
+
+def test_values_and_thresholds_of_the_flags():
+    result = refined_schedule(EARLY, optimizer="sgd", guard=False)
+    found = flags(result)
+    smoothed = smooth(EARLY)
+    assert found["rho", "below"].value == pytest.approx(smoothed[-1] / smoothed[25])
+    assert found["points", "below"].value == T
+    assert found["spikes", "above"].value == pytest.approx(np.mean(EARLY**2) / np.mean(smoothed**2))
+    assert found["longest gap", "above"].value == 0
+    h = refined_multiplier(1 / smoothed**2)
+    assert found["first multiplier", "below"].value == pytest.approx(h[0])
+    assert found["bound gain", "above"].value == pytest.approx(
+        best_omega(linear(T).multiplier, smoothed**2) / best_omega(h, smoothed**2)
+    )
+    raw_best = refined_multiplier(1 / EARLY**2)
+    assert found["raw bound", "above"].value == pytest.approx(best_omega(h, EARLY**2) / best_omega(raw_best, EARLY**2))
+    assert [f.rule for f in result.flags] == list(RULES)
+
+
+def test_every_rule_can_be_raised_and_left():
+    for rule in RULES:
+        over, under = rule.threshold * 1.01, rule.threshold * 0.99
+        bad, good = (over, under) if rule.side == "above" else (under, over)
+        for value, raised in ((bad, True), (good, False), (rule.threshold, False), (None, False)):
+            (flag,) = [f for f in check({rule.name: value}) if f.rule == rule]
+            assert flag.raised is raised
+        assert {r.name for r in RULES if r.action == "fall back"} == {"points", "tiny norms", "rho"}
+
+
+def test_gains_compare_best_bounds_on_reflected_norms():
+    result = refined_schedule(EARLY, optimizer="sgd", mode="paper")
+    n = smooth(EARLY) ** 2
+    own = best_omega(result.schedule.multiplier, n)
+    assert result.gain_over_linear == pytest.approx(best_omega(linear(T).multiplier, n) / own)
+    assert result.gain_over_cosine == pytest.approx(best_omega(cosine(T).multiplier, n) / own)
+
+
+def test_another_horizon_keeps_the_shape_and_the_warmup_in_steps():
+    norms = GradientNorms.from_values(EARLY, learning_rate=np.minimum(np.arange(1, T + 1) / 50, 1.0))
+    result = refined_schedule(norms, optimizer="adam", total_steps=10 * T)
+    assert result.schedule.total_steps == 10 * T
+    assert result.warmup_steps == 50
+    long, short = result.schedule.multiplier, refined_schedule(norms, optimizer="adam").schedule.multiplier
+    assert np.abs(long[500::10] - short[50:]).max() < 0.01
+    assert any("5000 updates instead of the logged 500" in note for note in result.notes)
+
+
+class TestWarmup:
+    def test_it_is_never_shorter_than_the_logged_one(self):
+        for logged in (1, 2, 33, 200):
+            rates = np.minimum(np.arange(1, T + 1) / logged, np.linspace(1.0, 0.5, T))
+            norms = GradientNorms.from_values(EARLY, learning_rate=rates)
+            peak = int(np.argmax(rates)) + 1
+            result = refined_schedule(norms, optimizer="sgd")
+            assert result.warmup_steps == (peak if peak > 1 else 0)
+            h = result.schedule.multiplier
+            assert np.all(h[:peak] <= (np.arange(1, peak + 1) / peak) * (1 + 1e-9))
+            assert not any("warmup" in a for a in result.assumptions)
+
+    def test_without_rates_it_is_2_percent_and_that_is_said(self):
+        result = refined_schedule(EARLY)
+        assert result.warmup_steps == 10
+        assert any(a.startswith("warmup 2% of the steps") for a in result.assumptions)
+
+    def test_paper_mode_has_none(self):
+        result = refined_schedule(EARLY, mode="paper")
+        assert result.warmup_steps == 0
+        assert not any("warmup" in a for a in result.assumptions)
+
+    def test_a_warmup_longer_than_the_run_is_cut_and_noted(self):
+        norms = GradientNorms.from_values(EARLY, learning_rate=np.arange(1, T + 1))
+        result = refined_schedule(norms, total_steps=100)
+        assert result.warmup_steps == 100
+        assert any("takes more than half of the 100" in note for note in result.notes)
+
+
+class TestOptimizer:
+    def test_given(self):
+        result = refined_schedule(EARLY, optimizer="sgd")
+        assert (result.optimizer, result.optimizer_source) == ("sgd", "given")
+
+    def test_assumed_is_said_first_and_recorded(self):
+        result = refined_schedule(EARLY)
+        assert (result.optimizer, result.optimizer_source) == ("adam", "assumed")
+        assert "ASSUMED optimizer adam (--optimizer)" in result.summary().splitlines()[0]
+        assert result.schedule.provenance["optimizer_source"] == "assumed"
+        assert result.schedule.provenance["assumptions"][0].startswith("optimizer adam")
+
+    def test_from_the_norm_kind(self):
+        result = refined_schedule(GradientNorms.from_values(EARLY, kind="l1"))
+        assert (result.optimizer, result.optimizer_source) == ("adam", "log")
+
+    def test_from_a_column_name(self, make_log):
+        log = make_log("step,grad_norm,lr-SGD\n" + "".join(f"{t},1,0.1\n" for t in range(1, 40)))
+        result = refined_schedule(read_norms(log))
+        assert (result.optimizer, result.optimizer_source) == ("sgd", "log")
+
+    def test_sgd_on_an_l1_norm_is_noted(self):
+        result = refined_schedule(GradientNorms.from_values(EARLY, kind="l1"), optimizer="sgd")
+        assert "SGD wants the l2 norm and the log holds the l1 norm" in result.warnings
+
+
+class TestPeakLearningRate:
+    RATES = 0.3 * linear(T, warmup_steps=20).multiplier
+
+    def test_equal_area(self):
+        norms = GradientNorms.from_values(EARLY, learning_rate=self.RATES)
+        result = refined_schedule(norms, optimizer="sgd")
+        old, new = linear(T, warmup_steps=20).multiplier.mean(), result.schedule.multiplier.mean()
+        assert result.peak_lr_ratio == pytest.approx(old / new)
+        assert result.to_dict()["suggested_peak_lr"] == pytest.approx(0.3 * old / new)
+
+    def test_unknown_rates_stay_unknown(self):
+        result = refined_schedule(EARLY)
+        assert result.peak_lr_ratio is None
+        assert result.to_dict()["prior"] is None
+        assert "no suggestion, the logged run has unknown rates" in result.summary()
+
+    def test_the_caller_may_know_them(self):
+        result = refined_schedule(EARLY, prior_schedule="linear:warmup_steps=20", peak_lr=0.3)
+        logged = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=self.RATES))
+        assert result.peak_lr_ratio == pytest.approx(logged.peak_lr_ratio)
+        assert result.warmup_steps == 20
+        assert result.schedule == logged.schedule
+        assert result.to_dict()["prior"] == "linear:warmup_steps=20"
+        given_schedule = refined_schedule(EARLY, prior_schedule=Schedule(self.RATES / 0.3))
+        assert given_schedule.schedule == logged.schedule
+
+    def test_a_constant_rate_gets_no_suggestion(self):
+        rates = np.minimum(np.arange(1, T + 1) / 20, 1.0)
+        rates[-1] = 0.0
+        result = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))
+        assert result.prior.is_constant
+        assert result.peak_lr_ratio is None
+        assert any("kept a constant rate: no peak learning rate is suggested" in w for w in result.warnings)
+
+    def test_far_above_the_old_one_is_a_warning(self):
+        rates = np.where(np.arange(T) < 400, 1.0, 0.1)
+        result = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))
+        assert result.peak_lr_ratio > 1.25
+        assert flags(result)["peak LR ratio", "above"].raised
+
+    def test_a_log_of_the_last_part_only_tells_neither_peak_nor_warmup(self):
+        steps = np.arange(401, T + 1)
+        norms = GradientNorms.from_values(EARLY[400:], steps, learning_rate=self.RATES[400:])
+        prior = read_prior(norms)
+        assert (prior.multiplier, prior.peak_lr, prior.warmup_steps) == (None, None, None)
+
+    @pytest.mark.parametrize("rates", [[np.nan] * T, [0.0] * T, [-1.0] * T])
+    def test_rates_that_say_nothing_are_unknown(self, rates):
+        assert read_prior(GradientNorms.from_values(EARLY, learning_rate=rates)).multiplier is None
+
+    @pytest.mark.parametrize("peak_lr", [0.0, -1.0, float("nan")])
+    def test_a_peak_must_be_positive(self, peak_lr):
+        with pytest.raises(RefineError, match="it must be a positive number"):
+            refined_schedule(EARLY, peak_lr=peak_lr)
+
+
+def test_progress_needs_learning_rates():
+    with pytest.raises(RefineError, match="mode progress needs the logged run's learning rates and the log has none"):
+        refined_schedule(EARLY, mode="progress")
+
+
+def test_unknown_modes_and_horizons_are_refused():
+    with pytest.raises(RefineError, match="mode is 'best'; it must be one of refined, paper, progress, linear"):
+        refined_schedule(EARLY, mode="best")
+    with pytest.raises(RefineError, match="total_steps is 0; it must be an integer >= 1"):
+        refined_schedule(EARLY, total_steps=0)
+
+
+def test_the_summary_says_what_was_read_and_dropped():
+    norms = GradientNorms.from_values([1.0, np.nan, 0.0] + [1.0] * 40, np.r_[0:43] * 10)
+    text = refined_schedule(norms).summary()
+    assert "41 points, steps 0 to 420 of 430, every 10 steps, longest gap 29 updates" in text
+    assert "dropped: 1 non-finite, 1 zero" in text
+
+
+def test_a_hostile_name_stays_on_its_line(make_log):
+    log = make_log("step,a\x1b[31m/grad_norm\n" + "".join(f"{t},1\n" for t in range(1, 40)), name="x\ny.csv")
+    lines = refined_schedule(read_norms(log)).summary().splitlines()
+    assert not any("\x1b" in line for line in lines)
+    assert any(r"x\ny.csv (CSV)" in line for line in lines)

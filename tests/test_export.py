@@ -1,0 +1,367 @@
+import ast
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from importlib.util import module_from_spec, spec_from_file_location
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from refine import RefineError, RefineWarning, Schedule, cosine, emit, linear, read_norms, refined_schedule
+from refine.export.module import TOLERANCE, knots, module_text
+
+SGD = torch.optim.SGD
+
+
+def load(path, name="refined_schedule_under_test"):
+    spec = spec_from_file_location(name, path)
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def module(tmp_path):
+    """The module of linear decay with warmup over 20 updates."""
+    path = tmp_path / "refined_schedule.py"
+    path.write_text(module_text(linear(20, warmup_steps=4)))
+    return load(path)
+
+
+@pytest.fixture
+def parameters():
+    return [torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)]
+
+
+def groups(parameters):
+    return [{"params": [parameters[0]], "lr": 1.0}, {"params": [parameters[1]], "lr": 0.1}]
+
+
+def rates(optimizer):
+    return [float(g["lr"]) for g in optimizer.param_groups]
+
+
+def advance(optimizer, scheduler, updates):
+    for _ in range(updates):
+        optimizer.step()
+        scheduler.step()
+
+
+class TestKnots:
+    @given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=200))
+    def test_error_is_within_the_tolerance_whatever_the_shape(self, values):
+        h = np.array(values) / max(values)
+        t, y = map(np.array, zip(*knots(Schedule(h), TOLERANCE), strict=True))
+        error = np.abs(np.interp(np.arange(h.size), t, y) - h)
+        assert error.max() <= TOLERANCE * (1 + 1e-9)
+        assert np.all(error <= 0.1 * h * (1 + 1e-9))
+        assert np.all(np.diff(t) > 0)
+        assert y[:-1].min() > 0
+        assert (t[0], t[-1], y.max()) == (0, h.size, 1.0)
+
+    def test_straight_schedules_are_exact_and_short(self):
+        assert knots(linear(1000), 1e-3) == [(0, 1.0), (999, 0.001), (1000, 0.0)]
+        assert len(knots(linear(1000, warmup_steps=50), 1e-3)) == 4
+        assert len(knots(cosine(100_000), 1e-3)) < 50
+
+
+class TestModule:
+    @pytest.mark.parametrize("total_steps", [1, 2, 3, 100, 12_345, 1_000_000])
+    def test_multiplier_is_that_of_the_schedule(self, tmp_path, total_steps):
+        schedule = cosine(total_steps, warmup_steps=min(7, total_steps))
+        (tmp_path / "m.py").write_text(module_text(schedule))
+        m = load(tmp_path / "m.py")
+        for t in {0, 1, total_steps // 3, total_steps - 1} & set(range(total_steps)):
+            assert m.multiplier(t) == pytest.approx(schedule.at(t), abs=TOLERANCE)
+            assert m.multiplier(t) > 0
+        assert m.multiplier(total_steps + 5) == m.multiplier(total_steps - 1)
+
+    def test_other_horizons_stretch_it(self, module):
+        for total_steps in (5, 10, 200):
+            stretched = [module.multiplier(t, total_steps) for t in range(total_steps)]
+            assert min(stretched) > 0
+            h = linear(20, warmup_steps=4).multiplier
+            expected = np.interp(np.arange(total_steps) * 20 / total_steps, np.arange(21), np.append(h, 0.0))
+            assert_allclose(stretched, expected, atol=TOLERANCE)
+
+    def test_negative_steps_are_refused(self, module):
+        with pytest.raises(ValueError, match="step is -1; updates are counted from 0"):
+            module.multiplier(-1)
+
+    def test_first_and_last_update(self, module, parameters):
+        optimizer = SGD(groups(parameters))
+        scheduler = module.make_scheduler(optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        seen = []
+        for _ in range(20):
+            seen.append(rates(optimizer))
+            advance(optimizer, scheduler, 1)
+        h = linear(20, warmup_steps=4).multiplier
+        assert_allclose(seen, np.outer(h, [1.0, 0.1]), atol=TOLERANCE)
+        assert seen[-1][0] > 0
+
+    def test_past_the_end_the_last_rate_is_held_with_one_warning(self, module, parameters):
+        optimizer = SGD(groups(parameters))
+        scheduler = module.make_scheduler(optimizer, total_steps=5)
+        advance(optimizer, scheduler, 4)
+        last = rates(optimizer)
+        advance(optimizer, scheduler, 1)  # after the last update, as every loop does
+        assert rates(optimizer) == last
+        with pytest.warns(UserWarning, match="was stepped 6 times and total_steps is 5") as caught:
+            advance(optimizer, scheduler, 5)
+        assert len(caught) == 1
+        assert rates(optimizer) == last
+
+    @pytest.mark.parametrize(
+        "order", ["optimizer, build, scheduler", "build, optimizer, scheduler", "build, scheduler, optimizer"]
+    )
+    @pytest.mark.parametrize("tensor", [False, True])
+    def test_resume_in_any_order(self, module, parameters, tmp_path, order, tensor):
+        def make():
+            made = groups(parameters)
+            if tensor:
+                made = [{**g, "lr": torch.tensor(g["lr"])} for g in made]
+            return SGD(made, foreach=False) if not tensor else torch.optim.AdamW(made, capturable=False, foreach=False)
+
+        optimizer = make()
+        scheduler = module.make_scheduler(optimizer)
+        advance(optimizer, scheduler, 9)
+        torch.save({"o": optimizer.state_dict(), "s": scheduler.state_dict()}, tmp_path / "c.pt")
+        expected = rates(optimizer)
+        advance(optimizer, scheduler, 1)
+        next_expected = rates(optimizer)
+
+        state = torch.load(tmp_path / "c.pt")  # weights_only=True
+        fresh = make()
+        for action in order.split(", "):
+            if action == "build":
+                resumed = module.make_scheduler(fresh)
+            elif action == "optimizer":
+                fresh.load_state_dict(state["o"])
+            else:
+                resumed.load_state_dict(state["s"])
+        assert rates(fresh) == pytest.approx(expected, rel=1e-6)
+        assert [float(r) for r in resumed.get_last_lr()] == pytest.approx(expected, rel=1e-6)
+        advance(fresh, resumed, 1)
+        assert rates(fresh) == pytest.approx(next_expected, rel=1e-6)
+
+    def test_start_anywhere_without_a_state(self, module, parameters):
+        optimizer = SGD(groups(parameters))
+        module.make_scheduler(optimizer, last_epoch=8)
+        assert rates(optimizer) == pytest.approx([module.multiplier(9), 0.1 * module.multiplier(9)])
+
+    def test_another_horizon_schedule_or_base_rate_raises(self, module, parameters, tmp_path):
+        state = module.make_scheduler(SGD(groups(parameters))).state_dict()
+        with pytest.raises(ValueError, match="the checkpoint has total_steps=20 and this run 30"):
+            module.make_scheduler(SGD(groups(parameters)), total_steps=30).load_state_dict(state)
+        with pytest.raises(ValueError, match=r"the checkpoint has base_lrs=\[1.0, 0.1\] and this run \[0.5\]"):
+            module.make_scheduler(SGD(parameters, lr=0.5)).load_state_dict(state)
+        (tmp_path / "other.py").write_text(module_text(linear(20)))
+        with pytest.raises(ValueError, match="the checkpoint has schedule="):
+            load(tmp_path / "other.py", "other").make_scheduler(SGD(groups(parameters))).load_state_dict(state)
+        plain = torch.optim.lr_scheduler.LambdaLR(SGD(groups(parameters)), lambda t: 1.0).state_dict()
+        with pytest.raises(ValueError, match="was not saved by a scheduler that make_scheduler built"):
+            module.make_scheduler(SGD(groups(parameters))).load_state_dict(plain)
+
+    def test_state_holds_plain_values_only(self, module, parameters):
+        state = module.make_scheduler(SGD(groups(parameters), lr=torch.tensor(1.0), foreach=False)).state_dict()
+        assert ast.literal_eval(repr(state)) == state
+
+    def test_it_pickles_and_copies(self, module, parameters):
+        optimizer = SGD(groups(parameters))
+        scheduler = module.make_scheduler(optimizer)
+        advance(optimizer, scheduler, 3)
+        for other in (pickle.loads(pickle.dumps(scheduler)), copy.deepcopy(scheduler)):
+            other.step()
+            assert rates(other.optimizer) == pytest.approx([module.multiplier(4), 0.1 * module.multiplier(4)])
+        assert rates(optimizer)[0] == pytest.approx(module.multiplier(3))
+
+    def test_groups_added_later_join(self, module, parameters):
+        optimizer = SGD([parameters[0]], lr=1.0)
+        scheduler = module.make_scheduler(optimizer)
+        advance(optimizer, scheduler, 3)
+        optimizer.add_param_group({"params": [parameters[1]], "lr": 0.5})
+        advance(optimizer, scheduler, 1)
+        assert rates(optimizer) == pytest.approx([module.multiplier(4), 0.5 * module.multiplier(4)])
+
+    def test_a_tensor_rate_stays_the_same_tensor(self, module, parameters):
+        rate = torch.tensor(1.0)
+        optimizer = SGD(parameters, lr=rate, foreach=False)
+        scheduler = module.make_scheduler(optimizer)
+        kept = optimizer.param_groups[0]["lr"]
+        advance(optimizer, scheduler, 2)
+        scheduler.load_state_dict(scheduler.state_dict())
+        assert optimizer.param_groups[0]["lr"] is kept
+        assert float(kept) == pytest.approx(module.multiplier(2))
+
+    def test_it_works_inside_sequential_lr(self, module, parameters):
+        optimizer = SGD(parameters, lr=1.0)
+        first = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=3)
+        sequence = torch.optim.lr_scheduler.SequentialLR(optimizer, [first, module.make_scheduler(optimizer)], [3])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own call of step(0) is deprecated by torch
+            advance(optimizer, sequence, 3)
+            assert rates(optimizer) == pytest.approx([module.multiplier(0)])
+            advance(optimizer, sequence, 2)
+        assert rates(optimizer) == pytest.approx([module.multiplier(2)])
+
+    @pytest.mark.parametrize("total_steps", [0, -3, 2.5, True, "9"])
+    def test_horizons_are_checked(self, module, parameters, total_steps):
+        with pytest.raises(ValueError, match="it must be a positive integer, the number of updates"):
+            module.make_scheduler(SGD(parameters, lr=1.0), total_steps=total_steps)
+
+    def test_it_needs_torch_alone_and_its_multiplier_nothing(self, tmp_path):
+        (tmp_path / "refined").mkdir()
+        (tmp_path / "refined" / "refined_schedule.py").write_text(module_text(linear(4)))
+        block = "import sys; sys.modules['refine'] = sys.modules['numpy'] = None; "
+        run = [sys.executable, "-c"]
+        script = (
+            block
+            + "from refined.refined_schedule import make_scheduler; import torch; "
+            + (
+                "o = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0); make_scheduler(o); "
+                "print(o.param_groups[0]['lr'])"
+            )
+        )
+        done = subprocess.run([*run, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "1.0\n"
+        script = (
+            block
+            + "sys.modules['torch'] = None; from refined.refined_schedule import multiplier, make_scheduler; "
+            + ("print(multiplier(2), multiplier(500, 1000)); make_scheduler(None)")
+        )
+        done = subprocess.run([*run, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout == "0.5 0.5\n"
+        assert "ImportError: make_scheduler needs torch; multiplier(step, total_steps) does not" in done.stderr
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            'x"""\nimport os; os.system("touch pwned")\n"""',
+            "'''\nraise SystemExit('pwned')\n#",
+            "\\",
+            "a\\'); raise SystemExit('pwned')  #",
+            "{__import__('os').system('touch pwned')}",
+            "\u202e\u2028line\x00\x1b[31m\r\n# END GENERATED",
+            "@VERSION@ %s {0} $x$",
+            "y" * 50_000,
+        ],
+    )
+    def test_names_cannot_break_out_of_their_strings(self, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        schedule = Schedule(linear(5).multiplier, {"source": name, name: [name, {name: name}], "n": 1, "none": None})
+        text = module_text(schedule)
+        assert text.isascii()
+        assert len(text) <= 16_384
+        (tmp_path / "m.py").write_text(text)
+        m = load(tmp_path / "m.py")
+        assert m.PROVENANCE["n"] == 1
+        assert m.multiplier(0) == 1.0
+        assert not (tmp_path / "pwned").exists()
+        # Nothing but the constants differs from the module of a harmless name.
+        plain = ast.parse(module_text(Schedule(linear(5).multiplier, {})))
+        shape = [type(node).__name__ for node in ast.parse(text).body]
+        assert shape == [type(node).__name__ for node in plain.body]
+
+    @pytest.mark.parametrize("points", [300, 3000, 30_000])
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    def test_noisy_logs_fit_in_16_kb_within_the_tolerance(self, tmp_path, points, optimizer):
+        noise = np.random.default_rng(points).standard_normal(points)
+        schedule = refined_schedule(np.exp(0.5 * noise), optimizer=optimizer).schedule
+        text = module_text(schedule)
+        assert len(text) <= 16_384
+        (tmp_path / "m.py").write_text(text)
+        m = load(tmp_path / "m.py")
+        error = [abs(m.multiplier(t) - h) for t, h in enumerate(schedule.multiplier.tolist())]
+        assert max(error) <= TOLERANCE
+
+    def test_a_schedule_too_rough_for_16_kb_is_said_to_be(self, tmp_path):
+        rough = Schedule.from_rates(np.random.default_rng(0).random(20_000) + 0.1)
+        with pytest.warns(RefineWarning, match="too rough for the module: its knots are within"):
+            text = module_text(rough)
+        assert len(text) <= 16_384
+
+    @pytest.mark.parametrize("name", ["gpt.csv", "dlrm.csv", "imagenet_gnorm.csv", "roberta_l1.csv"])
+    @pytest.mark.parametrize("mode", ["refined", "paper"])
+    def test_real_logs_fit_in_16_kb_within_the_tolerance(self, shared, tmp_path, name, mode):
+        for optimizer in ("sgd", "adam"):
+            result = refined_schedule(read_norms(shared / "logs" / name), mode=mode, optimizer=optimizer, guard=False)
+            text = module_text(result.schedule)
+            assert len(text) <= 16_384
+            (tmp_path / "m.py").write_text(text)
+            m = load(tmp_path / "m.py")
+            steps = range(0, result.schedule.total_steps, 7)
+            error = np.abs(np.array([m.multiplier(t) for t in steps]) - result.schedule.multiplier[::7])
+            assert error.max() <= TOLERANCE
+
+
+class TestEmit:
+    @pytest.fixture
+    def result(self, falling_log):
+        return refined_schedule(read_norms(falling_log), optimizer="adam")
+
+    def test_four_files_with_provenance(self, result, tmp_path):
+        files = emit(result, tmp_path / "a" / "out")
+        assert {role: path.name for role, path in files.items()} == {
+            "csv": "schedule.csv",
+            "json": "schedule.json",
+            "module": "refined_schedule.py",
+            "figure": "schedule.png",
+        }
+        assert sorted(p.name for p in (tmp_path / "a" / "out").iterdir()) == sorted(p.name for p in files.values())
+        for path in files.values():
+            assert b"log.csv" in path.read_bytes()
+            assert b"arXiv:2310.07831" in path.read_bytes()
+        for role in ("csv", "json"):
+            back = Schedule.load(files[role])
+            assert back == result.schedule
+            assert back.provenance == result.schedule.provenance
+        assert load(files["module"]).PROVENANCE["optimizer"] == "adam"
+        umask = os.umask(0)
+        os.umask(umask)
+        assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o666 & ~umask}
+
+    def test_an_existing_result_is_kept_unless_forced(self, result, tmp_path):
+        emit(result, tmp_path / "out")
+        with pytest.raises(RefineError, match="exists; choose another folder with --out, or replace it with --force"):
+            emit(result, tmp_path / "out")
+        files = emit(result, tmp_path / "out", force=True, plot=False)
+        assert "figure" not in files
+        # No figure of another schedule beside the new files.
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in files.values())
+
+    def test_a_file_in_the_way_is_refused(self, result, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(RefineError, match="is not a folder; choose another one with --out"):
+            emit(result, tmp_path / "out")
+        with pytest.raises(RefineError, match="cannot write .*Not a directory; choose another place for the output"):
+            emit(result, tmp_path / "out" / "deeper")
+
+    def test_a_failure_half_way_leaves_nothing(self, result, tmp_path, monkeypatch):
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("refine.figures.save_figure", fail)
+        with pytest.raises(RefineError, match="No space left on device"):
+            emit(result, tmp_path / "a" / "out")
+        assert list(tmp_path.glob("a")) == []
+
+    def test_a_failure_half_way_keeps_the_earlier_result(self, result, tmp_path, monkeypatch):
+        files = emit(result, tmp_path / "out")
+        before = {path: path.read_bytes() for path in files.values()}
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("refine.figures.save_figure", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            emit(result, tmp_path / "out", force=True)
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

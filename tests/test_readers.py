@@ -1,0 +1,299 @@
+import numpy as np
+import pytest
+
+from refine import RefineError, read_norms
+from refine.readers.columns import find, named_optimizer
+
+PLAIN = "step,grad_norm\n1,0.5\n2,0.25\n3,0.125\n"
+
+
+def test_plain_csv(make_log):
+    norms = read_norms(make_log(PLAIN))
+    assert norms.steps.tolist() == [1, 2, 3]
+    assert norms.values.tolist() == [0.5, 0.25, 0.125]
+    assert (norms.kind, norms.source.kind_known) == ("l2", False)
+    assert norms.source.columns == {"norm": "grad_norm", "step": "step"}
+    assert (norms.source.format, norms.source.rows, dict(norms.dropped)) == ("CSV", 3, {})
+    assert norms.learning_rate is None
+    assert norms.loss is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN.replace(",", "\t"),
+        PLAIN.replace("\n", "\r\n"),
+        "\ufeff" + PLAIN,
+        PLAIN.replace(",", ";").replace("0.", "0,"),
+        PLAIN.replace(",", ";"),
+        PLAIN.replace(",", ", "),
+        "\n# made by hand\n" + PLAIN,
+        "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in PLAIN.split()),
+        PLAIN.replace("step,grad_norm", "Iteration,train/Grad-Norm_step"),
+        PLAIN.removeprefix("step,grad_norm\n"),
+        PLAIN.rstrip("\n"),
+        PLAIN.replace("\n", "\n\n"),
+        PLAIN.replace("\n", ",\n").replace("norm,", "norm"),
+    ],
+)
+def test_the_same_table_in_other_clothes(make_log, text):
+    norms = read_norms(make_log(text.encode()))
+    assert norms.steps.tolist() == [1, 2, 3]
+    assert norms.values.tolist() == [0.5, 0.25, 0.125]
+    assert dict(norms.dropped) == {}
+
+
+def test_wandb_chart_export(make_log):
+    name = "run - a - train/gnorm"
+    head = f'"Step","{name}","{name}__MIN","{name}__MAX"\n'
+    norms = read_norms(make_log(head + '"0","2.0","2.0","2.0"\n"10","","",""\n"20","1.0","1.0","1.0"'))
+    assert norms.source.format == "W&B chart export (CSV)"
+    assert norms.source.columns["norm"] == name
+    assert norms.steps.tolist() == [0, 20]
+    assert norms.total_steps == 40
+    assert dict(norms.dropped) == {"without a norm": 1}
+    assert len(norms.source.notes) == 1
+    bucketed = read_norms(make_log(head + '"0","2.0","1.5","2.5"\n"20","1.0","1.0","1.0"'))
+    assert any("bucketed" in note for note in bucketed.source.notes)
+
+
+def test_learning_rate_and_loss_are_read_from_sparse_rows(make_log):
+    log = make_log("step,lr-SGD,grad_2.0_norm_total,train_loss_step\n4,0.1,,\n4,,2.5,1.0\n9,0.05,,\n9,,2.0,0.5\n")
+    norms = read_norms(log)
+    assert norms.learning_rate.tolist() == [0.1, 0.05]
+    assert norms.loss.tolist() == [1.0, 0.5]
+    assert (norms.kind, norms.source.kind_known, norms.source.optimizer) == ("l2", True, "sgd")
+
+
+@pytest.mark.parametrize(
+    ("options", "column"),
+    [
+        ({}, "gnorm_l1"),
+        ({"optimizer": "adam"}, "gnorm_l1"),
+        ({"optimizer": "sgd"}, "gnorm"),
+        ({"norm_kind": "l2"}, "gnorm"),
+    ],
+)
+def test_the_optimizer_decides_between_l1_and_l2(make_log, options, column):
+    log = make_log(step=[1, 2], gnorm=[1, 2], gnorm_l1=[10, 20])
+    assert read_norms(log, **options).source.columns["norm"] == column
+
+
+def test_a_log_that_names_sgd_gives_its_l2_norm(make_log):
+    log = make_log("step,grad_norm_l1,grad_norm_l2,lr-SGD\n1,10,1,0.1\n2,10,1,0.1\n")
+    assert read_norms(log).kind == "l2"
+
+
+def test_columns_by_name(make_log):
+    log = make_log("a,b,c\n1,2,3\n4,5,6\n")
+    norms = read_norms(log, column="c", step_column="a", lr_column="b", norm_kind="dual")
+    assert norms.values.tolist() == [3.0, 6.0]
+    assert norms.steps.tolist() == [1, 4]
+    assert norms.learning_rate.tolist() == [2.0, 5.0]
+    assert norms.kind == "dual"
+
+
+def test_without_a_header_columns_are_numbers(make_log):
+    log = make_log("1,9,0.5\n2,9,0.25\n")
+    assert read_norms(log, column="3", step_column="1").values.tolist() == [0.5, 0.25]
+    single = make_log("0.5\n0.25\n0.125\n")
+    assert read_norms(single, every=10).steps.tolist() == [10, 20, 30]
+
+
+def test_the_norm_before_clipping_is_preferred(make_log):
+    log = make_log("step,learning/grad_norm,learning/raw_grad_norm\n1,1,5\n2,1,6\n")
+    assert read_norms(log).values.tolist() == [5.0, 6.0]
+
+
+def test_a_step_column_that_is_empty_beside_the_norms_is_passed_over(make_log):
+    rows = "".join(f",{t},0.5\n" for t in range(1, 30))
+    assert read_norms(make_log(f"global_step,step,grad_norm\n{rows}")).source.columns["step"] == "step"
+
+
+def test_dirty_rows_are_counted_by_reason(make_log):
+    log = make_log(
+        "step,grad_norm\n1,1\n2,nan\n3,inf\n4,\n5,0\n6,-1\n,1\n8,1\n7,1\n8,2\nstep,grad_norm\n9,Infinity\n10,3\n"
+    )
+    norms = read_norms(log)
+    assert norms.steps.tolist() == [1, 7, 8, 10]
+    assert norms.values.tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert dict(norms.dropped) == {
+        "without a norm": 1,
+        "without a step": 1,
+        "non-finite": 3,
+        "zero": 1,
+        "negative": 1,
+        "superseded": 1,
+        "repeated header": 1,
+    }
+    assert norms.out_of_order == 1
+    assert norms.source.rows == 13 == norms.steps.size + sum(norms.dropped.values())
+
+
+WHOLE = "step,grad_norm\n" + "".join(f"{t},0.{t:06d}\n" for t in range(1, 51))
+QUOTED = '"Step","a - gnorm"\n' + "".join(f'"{t}","0.{t:06d}"\n' for t in range(1, 51))
+
+
+@pytest.mark.parametrize("end", ["51", "51,", "51,0", "51,0.", "51,0.00", '51,"0.000051'])
+def test_a_truncated_last_line_is_dropped_and_counted(make_log, end):
+    norms = read_norms(make_log(WHOLE + end))
+    assert norms.steps[-1] == 50
+    assert sum(norms.dropped.values()) == 1
+    assert norms.source.rows == 51
+
+
+@pytest.mark.parametrize("end", ['"', '"5', '"51"', '"51","', '"51","0.00'])
+def test_a_truncated_quoted_line_is_dropped_and_counted(make_log, end):
+    norms = read_norms(make_log(QUOTED + end))
+    assert norms.steps[-1] == 50
+    assert dict(norms.dropped) == {"truncated last line": 1}
+
+
+@pytest.mark.parametrize("whole", [WHOLE, QUOTED])
+def test_a_complete_last_line_needs_no_newline(make_log, whole):
+    norms = read_norms(make_log(whole.rstrip("\n")))
+    assert norms.steps[-1] == 50
+    assert dict(norms.dropped) == {}
+
+
+def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
+    rows = "\n".join(f"{t},0.5,{(50 - t) / 3e4!r}" for t in range(1, 51))
+    assert read_norms(make_log(f"step,grad_norm,lr\n{rows}")).steps[-1] == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "the file is empty"),
+        ("step,grad_norm\n", {}, "the file holds a header and no rows"),
+        ("step,grad_norm", {}, "the file holds a header and no rows"),
+        ("# nothing\n", {}, "the file holds comments only"),
+        ("step,grad_norm\n1,0.5\n", {}, "the number of usable gradient norms is 1; at least 2 are needed"),
+        ("step,grad_norm\n1,nan\n2,\n", {}, 'column "grad_norm" holds no finite number in 2 rows'),
+        ("step,grad_norm\n1,0.5\n2,oops\n", {}, 'column "grad_norm" holds "oops" in row 2 below the first line'),
+        ("step,grad_norm\n1,0.5\nx,0.5\nx,1\n", {}, 'step column "step" holds "x" in row 2'),
+        ("step,grad_norm\n1.5,0.5\n2,0.5\n", {}, "a step is 1.5; steps count optimizer updates"),
+        ("step,grad_norm\n,0.5\n,0.5\n", {}, 'step column "step" is empty in most rows that hold a norm'),
+        ("step,grad_norm\n1,0.5,7\n2,0.5,7\n", {}, "the first row has more than the 2 fields of the first line"),
+        (
+            "step,grad_norm\n1,0.5\n2,0.5,7\n",
+            {},
+            r"the rows do not fit the first line \(Expected 2 fields in line 3, saw 3\)",
+        ),
+        ("step,loss\n1,0.5\n", {}, 'no column is known to be a gradient norm; columns: "step", "loss"'),
+        ("step,my_grad_norm_x\n1,0.5\n", {}, 'candidates: "my_grad_norm_x"; choose one with --column'),
+        (
+            "step,a/grad_norm,b/grad_norm\n1,1,1\n",
+            {},
+            '2 columns may be the gradient norm: "a/grad_norm", "b/grad_norm"',
+        ),
+        ("step,grad_norm,gnorm\n1,1,1\n", {}, "2 columns may be the gradient norm"),
+        ("step,gnorm\n1,1\n", {"norm_kind": "l1"}, "no column is known to be an l1 gradient norm"),
+        ("step,gnorm\n1,1\n", {"column": "nope"}, r'no column is called "nope" \(--column\); columns: "step", "gnorm"'),
+        ("step,gnorm\n1,1\n", {"lr_column": "nope"}, r'"nope" \(--lr-column\)'),
+        ("gnorm,gnorm\n1,1\n", {"column": "gnorm"}, 'several columns are called "gnorm"'),
+        ("grad_norm\n1\n", {}, "no column is known to count optimizer steps"),
+        ("epoch,grad_norm\n1,1\n", {}, 'columns: "epoch", "grad_norm"; choose one with --step-column'),
+        ("1,2,3\n4,5,6\n", {}, "the file has no header and 3 columns"),
+        ("step,gnorm\n1,1\n", {"every": 2, "step_column": "step"}, "--every and --step-column exclude each other"),
+        ('{"step": 1}\n', {}, "the file looks like JSON"),
+        ("step,gnorm\n1,1\n", {"norm_kind": "l3"}, "norm_kind is 'l3'; it must be one of l2, l1, dual"),
+        ("step,gnorm\n1,1\n", {"optimizer": "lion"}, "optimizer is 'lion'; it must be one of sgd, adam"),
+        (b"step,grad_norm\xe9\n1,0.5\n", {}, "byte 0xe9 at offset 14 is not UTF-8"),
+        (b"\xff\xfes\0t\0", {}, "the file is binary or UTF-16"),
+        (b"\x1f\x8b\x08junk", {}, "the file is binary or UTF-16"),
+        (bytes(range(256)) * 20, {}, "the file is binary or UTF-16"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(make_log, text, options, message):
+    with pytest.raises(RefineError, match=message) as error:
+        read_norms(make_log(text), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(RefineError, match="none.csv does not exist; check the path"):
+        read_norms(tmp_path / "none.csv")
+    with pytest.raises(RefineError, match="is a directory; name the log file in it"):
+        read_norms(tmp_path)
+    with pytest.raises(RefineError, match="is not a regular file"):
+        read_norms("/dev/null")
+
+
+def test_bytes_that_are_not_utf8_far_into_the_file_are_refused(make_log):
+    log = make_log(b"step,grad_norm\n" + b"1,0.5\n" * 20_000 + b"2,\xe9\n3,0.5\n")
+    with pytest.raises(RefineError, match="UTF-8|holds"):
+        read_norms(log)
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("l2", "train/grad_norm"),
+        ("l2", "optim/total grad norm"),
+        ("l2", "grad_2.0_norm_total_step"),
+        ("l2", "l2_norm/grad/global"),
+        ("l2", "run - x - train_inner/gnorm"),
+        ("l1", "grad_1.0_norm_total"),
+        ("l1", "r - sched/gnorm_l1"),
+        ("l2 before clipping", "learning/raw_grad_norm"),
+        ("lr", "optim/LR (group 0)"),
+        ("lr", "train/learning_rate"),
+        ("lr", "lr-AdamW/pg1"),
+        ("lr", "lr/AdamW/0"),
+        ("loss", "train/CE loss"),
+        ("loss", "loss_metrics/global_avg_loss"),
+        ("step", "train/global_step"),
+        ("step", "Step"),
+    ],
+)
+def test_names_of_the_frameworks(role, name):
+    assert find(role, [name]) == [0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grad_2.0_norm_total_epoch",
+        "max_grad_norm",
+        "grad_norm__MIN",
+        "val/grad_norm_x",
+        "param_norm",
+        "lr-AdamW-momentum",
+    ],
+)
+def test_names_that_are_something_else(name):
+    assert all(not find(role, [name]) for role in ("l2", "l1", "l2 before clipping", "lr"))
+
+
+def test_optimizers_by_name():
+    assert [named_optimizer([n]) for n in ("lr-NAdam", "lr-Lion", "lr/SGD", "lr-Muon", "AdamW")] == [
+        "adam",
+        "adam",
+        "sgd",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("name", ["generic.csv", "generic.tsv"])
+def test_shared_samples(shared, name):
+    truth = np.genfromtxt(shared / "formats" / "rendered" / "TRUTH_first.csv", delimiter=",", names=True)
+    norms = read_norms(shared / "formats" / "rendered" / name)
+    assert (norms.steps.size, norms.steps[0], norms.steps[-1]) == (228, 1, 230)
+    at = {int(step): i for i, step in enumerate(truth["step"])}
+    expected = truth["l2"][[at[int(s)] for s in norms.steps]]
+    np.testing.assert_allclose(norms.values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ambiguous.csv", '"actor/grad_norm", "critic/grad_norm"'),
+        ("wandb_ui_export_grad_norm_two_runs.csv", "2 columns may be the gradient norm"),
+        ("wandb_ui_export_lr_two_runs.csv", "no column is known to be a gradient norm"),
+    ],
+)
+def test_shared_samples_that_are_refused(shared, name, message):
+    with pytest.raises(RefineError, match=message):
+        read_norms(shared / "formats" / "rendered" / name)

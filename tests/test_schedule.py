@@ -1,0 +1,206 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from refine import RefineError, Schedule, constant, cosine, linear
+from refine.digits import csv_rows, json_rows, on_grid
+
+rates = st.lists(st.floats(0.0, 1e6), min_size=1, max_size=50).filter(lambda r: max(r) > 0)
+
+
+def test_the_value_is_immutable_and_a_copy():
+    given_values = np.array([0.5, 1.0])
+    schedule = Schedule(given_values, {"source": "x"})
+    given_values[0] = 0.9
+    assert schedule.multiplier.tolist() == [0.5, 1.0]
+    with pytest.raises(ValueError, match="read-only"):
+        schedule.multiplier[0] = 0.7
+    with pytest.raises(AttributeError):
+        schedule.multiplier = given_values
+    with pytest.raises(TypeError):
+        schedule.provenance["source"] = "y"
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.5], np.float32([1.0, 0.5]), np.array([1.0, 9.0, 0.5])[::2], (1, 0.5)])
+def test_any_array_in_float64_out(values):
+    assert Schedule(values).multiplier.dtype == np.float64
+    assert Schedule(values).multiplier.tolist() == [1.0, 0.5]
+
+
+def test_steps_count_from_0_and_the_last_multiplier_holds():
+    schedule = Schedule([0.5, 1.0, 0.25])
+    assert [schedule.at(t) for t in (0, 1, 2, 3, 10**12)] == [0.5, 1.0, 0.25, 0.25, 0.25]
+    assert schedule.at([[0, 5]]).tolist() == [[0.5, 0.25]]
+    for step in (-1, 0.5, "0", [1, -2]):
+        with pytest.raises(RefineError, match="steps are integers, counted from 0"):
+            schedule.at(step)
+
+
+def test_repr_shows_first_peak_and_last():
+    assert (
+        repr(Schedule([0.1, 0.2, 1.0, 1 / 3]))
+        == "Schedule(total_steps=4, first=0.1, peak=1 at update 2, last=0.333333)"
+    )
+
+
+def test_equality_is_that_of_the_multipliers():
+    assert linear(5) == Schedule(linear(5).multiplier, {"other": 1})
+    assert hash(linear(5)) == hash(Schedule(linear(5).multiplier))
+    assert linear(5) != linear(6)
+    assert linear(5) != "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"multiplier has shape \(0,\); it must be \(T,\)"),
+        ([[1.0]], r"multiplier has shape \(1, 1\)"),
+        ([1.0, np.nan], r"multiplier\[1\] is nan; multipliers must be finite and >= 0"),
+        ([1.0, -0.1], r"multiplier\[1\] is -0.1"),
+        ([0.5, 0.9], r"the largest multiplier is 0.9; it must be 1: Schedule.from_rates divides by it"),
+        (["a"], "multiplier is not an array of numbers"),
+    ],
+)
+def test_what_is_not_a_schedule_is_refused(values, message):
+    with pytest.raises(RefineError, match=message):
+        Schedule(values)
+
+
+def test_from_rates_refuses_rates_without_a_peak():
+    with pytest.raises(RefineError, match="the largest rate is 0.0; it must be finite and positive"):
+        Schedule.from_rates([0.0, 0.0])
+
+
+@given(rates)
+def test_files_read_back_exactly(tmp_path_factory, values):
+    folder = tmp_path_factory.mktemp("s")
+    schedule = Schedule.from_rates(values, {"source": 'a "name"\n', "kept": [1, None]})
+    for name in ("s.csv", "s.json"):
+        back = Schedule.load(schedule.save(folder / name))
+        assert back == schedule
+        assert back.provenance == schedule.provenance
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_large_files_read_back_exactly_by_the_fast_way(seed):
+    rng = np.random.default_rng(seed)
+    exact = np.concatenate([rng.random(200_000) ** rng.integers(1, 5), [1.0, 1e-5, 0.1, 1e-300]])
+    for values in (on_grid(exact), exact):
+        table = np.array([row.split(",") for row in "".join(csv_rows(values)).splitlines()])
+        assert np.array_equal(table[:, 0].astype(int), np.arange(values.size))
+        assert np.array_equal(table[:, 1].astype(float), values)
+        assert np.array_equal(json.loads("[" + "".join(json_rows(values)) + "]"), values)
+
+
+def test_the_grid_moves_nothing_that_matters():
+    values = np.random.default_rng(0).random(10_000) ** 3
+    assert_allclose(on_grid(values), values, rtol=1e-10, atol=0)
+    assert np.array_equal(on_grid(values), on_grid(on_grid(values)))
+    assert on_grid(np.array([1.0, 1e-20])).tolist() == [1.0, 1e-20]
+
+
+def test_csv_is_step_multiplier_below_one_comment_line(tmp_path):
+    lines = linear(2).save(tmp_path / "s.csv").read_text().splitlines()
+    assert lines[0].startswith("# refine-schedule {")
+    assert lines[1:] == ["step,multiplier", "0,1.0", "1,0.5"]
+
+
+def test_any_step_multiplier_csv_is_read(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("step,multiplier\r\n0,0.5\r\n1,1\r\n")
+    assert Schedule.load(path).multiplier.tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "{", "is not a schedule"),
+        ("a.json", "[" * 100_000, "is not a schedule"),
+        ("a.json", "{" * 3 + '"a":' * 100_000, "is not a schedule"),
+        ("a.json", '{"format": "other", "multiplier": [1]}', 'it lacks "format": "refine-schedule"'),
+        ("a.json", '{"format": "refine-schedule", "multiplier": ["1"]}', "must hold numbers only"),
+        (
+            "a.json",
+            '{"format": "refine-schedule", "format_version": 99, "total_steps": 1, "multiplier": [1]}',
+            "its format version is 99, this refine reads up to 1; upgrade lr-refine",
+        ),
+        (
+            "a.json",
+            '{"format": "refine-schedule", "format_version": 1, "total_steps": 2, "multiplier": [1]}',
+            "it announces 2 updates and holds 1; the file is incomplete",
+        ),
+        (
+            "a.json",
+            '{"format": "refine-schedule", "format_version": 1, "total_steps": 1, "multiplier": [NaN]}',
+            r"multiplier\[0\] is nan",
+        ),
+        ("a.csv", "", "its first line must be step,multiplier"),
+        ("a.csv", "step,multiplier\n", "multiplier has shape"),
+        ("a.csv", "step,multiplier\n1,1\n", "with the steps 0, 1, 2, ... in order"),
+        ("a.csv", "step,multiplier\n0,x\n", "is not a schedule"),
+        ("a.csv", "step,multiplier\n0,1,2\n", "its rows must be step,multiplier"),
+        (
+            "a.csv",
+            '# refine-schedule {"format_version": 1, "total_steps": 3}\nstep,multiplier\n0,1\n',
+            "announces 3 updates",
+        ),
+        ("a.csv", "# refine-schedule {\nstep,multiplier\n0,1\n", "is not a schedule"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(RefineError, match=message) as error:
+        Schedule.load(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path):
+    with pytest.raises(RefineError, match=r"cannot read .*none.csv: No such file or directory; check the path"):
+        Schedule.load(tmp_path / "none.csv")
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(RefineError, match="is not UTF-8 text"):
+        Schedule.load(tmp_path / "b.csv")
+
+
+def test_saving_refuses_other_suffixes_and_existing_files(tmp_path):
+    with pytest.raises(RefineError, match=r"saved as .csv or .json, not '.yaml'"):
+        linear(2).save(tmp_path / "s.yaml")
+    path = linear(2).save(tmp_path / "s.json")
+    with pytest.raises(RefineError, match="exists; choose another place, or overwrite it with force"):
+        linear(3).save(path)
+    assert Schedule.load(linear(3).save(path, force=True)) == linear(3)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.json"]
+
+
+@pytest.mark.parametrize("family", [linear, constant])
+def test_resampling_is_exact_where_the_shape_is_straight(family):
+    for small, large in ((10, 1000), (1000, 10), (7, 5)):
+        assert_allclose(family(small).resample(large).multiplier, family(large).multiplier, rtol=1e-12)
+
+
+def test_resampling_commutes_and_keeps_the_shape():
+    fine = cosine(100_000)
+    assert_allclose(fine.resample(500).multiplier, cosine(500).multiplier, atol=1e-4)
+    assert_allclose(fine.resample(5000).resample(500).multiplier, fine.resample(500).multiplier, atol=1e-4)
+    assert fine.resample(100_000) is fine
+    assert fine.resample(10).provenance["resampled_from"] == 100_000
+
+
+@given(rates, st.integers(1, 100))
+def test_resampling_gives_a_schedule(values, total_steps):
+    schedule = Schedule.from_rates(values).resample(total_steps)
+    assert schedule.total_steps == total_steps  # all else the constructor checks
+
+
+@pytest.mark.parametrize("total_steps", [0, -1, 1.5, True, "9"])
+def test_a_horizon_is_a_positive_integer(total_steps):
+    with pytest.raises(RefineError, match="it must be an integer >= 1, counted in updates"):
+        linear(3).resample(total_steps)
