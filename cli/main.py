@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from refine import __version__
-from refine.errors import RefineError
+from refine.errors import RefineError, RefineWarning
 
 from .fit import fit
 from .plot import plot
@@ -23,6 +23,7 @@ class _Refine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("always", RefineWarning)
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):

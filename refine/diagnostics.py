@@ -148,8 +148,8 @@ def spike_ratio(raw: NDArray[np.float64], smoothed: NDArray[np.float64], *, opti
 
     Examples
     --------
-    >>> spike_ratio(np.array([1.0, 1.0, 3.0]), np.ones(3), optimizer="sgd")
-    3.6666666666666665
+    >>> spike_ratio(np.array([1.0, 1.0, 4.0, 2.0]), np.ones(4), optimizer="adam")
+    2.0
     """
     scale = raw.max()
     power = EXPONENTS[optimizer]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 
-__all__ = ["Cleaned", "clean", "match"]
+__all__ = ["Cleaned", "clean", "match", "stride"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,6 @@ class Cleaned:
     values: NDArray[np.float64]
     dropped: dict[str, int]
     out_of_order: int
-    stride: int
 
 
 def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArray[np.bool_] | None = None) -> Cleaned:
@@ -90,9 +89,19 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArra
         if not last.all():
             dropped["superseded"] = int(np.count_nonzero(~last))
             whole, values = whole[last], values[last]
-        change = np.diff(whole)
-    stride = max(1, round(float(np.median(change)))) if change.size else 1
-    return Cleaned(whole, values, dropped, out_of_order, stride)
+    return Cleaned(whole, values, dropped, out_of_order)
+
+
+def stride(steps: NDArray[np.int64]) -> int:
+    """Usual number of steps between two points: the (lower) median.
+
+    Examples
+    --------
+    >>> stride(np.array([0, 10, 20, 40, 50]))
+    10
+    """
+    between = np.diff(steps)
+    return int(np.partition(between, (between.size - 1) // 2)[(between.size - 1) // 2])
 
 
 def match(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .errors import RefineError
-from .hygiene import clean, match
+from .hygiene import clean, match, stride
 from .refinement import OptimizerFamily
 
 __all__ = ["MAX_STEPS", "GradientNorms", "NormKind", "Source"]
@@ -161,7 +161,7 @@ class GradientNorms:
         kept = cleaned.steps
         total = int(kept[-1]) if kept.size else 0
         if kept.size > 1 and kept[0] == 0:
-            total += cleaned.stride
+            total += stride(kept)
         return cls(
             kept,
             cleaned.values,
@@ -180,8 +180,8 @@ class GradientNorms:
 
     @property
     def stride(self) -> int:
-        """Median number of steps between two points."""
-        return max(1, round(float(np.median(np.diff(self.steps)))))
+        """Usual number of steps between two points."""
+        return stride(self.steps)
 
     @property
     def updates(self) -> NDArray[np.int64]:

@@ -78,10 +78,10 @@ def read_prior(
 
     Examples
     --------
-    >>> norms = GradientNorms.from_values([1.0] * 4, learning_rate=[0.05, 0.1, 0.08, 0.02])
+    >>> norms = GradientNorms.from_values([1.0] * 4, learning_rate=[0.1, 0.2, 0.1, 0.05])
     >>> prior = read_prior(norms)
     >>> prior.peak_lr, prior.warmup_steps, prior.multiplier.tolist()
-    (0.1, 2, [0.5, 1.0, 0.8, 0.2])
+    (0.2, 2, [0.5, 1.0, 0.5, 0.25])
     """
     if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")

@@ -61,10 +61,10 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     """Few points (t, y) between which linear interpolation stays within a tolerance of every h_t.
 
     Greedy: from the first update on, the line that stays longest within the tolerance, or within 100 times
-    the tolerance relative to h_t where that is less (so that a small rate stays small and positive), and
-    never above the peak; then the next line from the next update on. First, peak and last update are
-    exact, and so are straight schedules. A last knot at T carries `Schedule.end`, the end of the fraction
-    axis. Empty where more knots are needed than could ever fit.
+    the tolerance relative to h_t where that is less (so that a small rate stays positive and, up to
+    `TOLERANCE`, small), and never above the peak; then the next line from the next update on. First, peak
+    and last update are exact, and so are straight schedules. A last knot at T carries `Schedule.end`, the
+    end of the fraction axis. Empty where more knots are needed than could ever fit.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     """
     h = schedule.multiplier
     half = np.minimum(tolerance, min(100.0 * tolerance, 0.9) * h)
-    low, high = h - half, np.minimum(h + half, 1.0)
+    low, high = h - half, np.minimum(h + (half if tolerance <= TOLERANCE else tolerance), 1.0)
     points = [(0, float(h[0]))]
     peak, last = int(np.argmax(h)), h.size - 1
     for start, stop in ((0, peak), (peak, last)):

@@ -1,0 +1,245 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from refine.cli.main import main
+
+import refine
+from refine import Schedule, linear
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments):
+        return CliRunner().invoke(main, [str(a) for a in arguments])
+
+    return invoke
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+JSON_KEYS = {
+    "last_step",
+    "decay_exponent",
+    "gain_over_cosine",
+    "optimizer",
+    "mode",
+    "points",
+    "gain_over_linear",
+    "peak_fraction",
+    "files",
+    "warmup_fraction",
+    "decay_r2",
+    "source",
+    "warnings",
+    "format",
+    "decision",
+    "peak_lr_ratio",
+    "first_step",
+    "norm_kind",
+}
+
+
+def test_fit_writes_four_files_and_says_so(run, falling_log, tmp_path):
+    done = run("fit", falling_log)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "refined schedule for 400 updates; ASSUMED optimizer adam (--optimizer)"
+    assert lines[-1] == (
+        "wrote     refined/schedule.csv, refined/schedule.json, refined/refined_schedule.py, refined/schedule.png"
+    )
+    assert done.stderr == ""
+    assert names(tmp_path / "refined") == ["refined_schedule.py", "schedule.csv", "schedule.json", "schedule.png"]
+    assert Schedule.load("refined/schedule.csv").total_steps == 400
+
+
+def test_json_is_one_object_with_all_keys(run, falling_log):
+    done = run("fit", falling_log, "--json", "--optimizer", "sgd")
+    data = json.loads(done.stdout)
+    assert set(data) >= JSON_KEYS
+    assert (data["points"], data["first_step"], data["last_step"]) == (400, 1, 400)
+    assert (data["format"], data["norm_kind"], data["optimizer"]) == ("CSV", "l2", "sgd")
+    assert (data["mode"], data["decision"]) == ("refined", "refined")
+    assert data["files"] == {
+        "csv": "refined/schedule.csv",
+        "json": "refined/schedule.json",
+        "module": "refined/refined_schedule.py",
+        "figure": "refined/schedule.png",
+    }
+    assert 0 < data["warmup_fraction"] <= data["peak_fraction"] < 0.3
+    assert data["peak_lr_ratio"] > 0
+    assert data["gain_over_cosine"] > 1
+
+
+def test_json_knows_null_and_no_nan(run, make_log):
+    log = make_log("step,grad_norm\n1,1\n2,1\n")
+    data = json.loads(run("fit", log, "--json", "--no-plot").stdout, parse_constant=pytest.fail)
+    assert data["peak_lr_ratio"] is None
+    assert data["prior"] is None
+    assert data["decay_exponent"] is None
+    assert data["decision"] == "linear"
+    assert data["files"]["figure"] is None
+
+
+@pytest.mark.parametrize("mode", ["refined", "paper", "progress", "linear"])
+def test_modes(run, falling_log, mode):
+    data = json.loads(run("fit", falling_log, "--mode", mode, "--json", "--no-plot", "--total-steps", 123).stdout)
+    assert data["mode"] == mode
+    assert data["decision"] == ("linear" if mode == "linear" else "refined")
+    assert Schedule.load("refined/schedule.json").total_steps == 123
+
+
+def test_the_library_gives_the_same(run, falling_log):
+    run("fit", falling_log, "--optimizer", "sgd", "--smoothing-fraction", 0.2)
+    result = refine.refined_schedule(refine.read_norms(falling_log), optimizer="sgd", smoothing=0.2)
+    assert Schedule.load("refined/schedule.csv") == result.schedule
+
+
+def test_options_reach_the_reader(run, make_log):
+    log = make_log("a,b,c\n" + "".join(f"{t},0.5,{0.1 / t}\n" for t in range(1, 41)))
+    done = run("fit", log, "--column", "b", "--step-column", "a", "--lr-column", "c", "--norm-kind", "l1", "--json",
+               "--logged-steps", 44, "--no-plot", "--peak-lr", 0.3, "--no-guard")  # fmt: skip
+    data = json.loads(done.stdout)
+    assert data["columns"] == {"norm": "b", "step": "a", "lr": "c"}
+    assert (data["norm_kind"], data["logged_steps"], data["prior_peak_lr"]) == ("l1", 44, 0.3)
+
+
+def test_a_prior_schedule_by_name_or_file(run, make_log):
+    log = make_log("step,grad_norm\n" + "".join(f"{t},0.5\n" for t in range(1, 41)))
+    named = json.loads(run("fit", log, "--prior-schedule", "linear:warmup_steps=4", "--json", "--no-plot").stdout)
+    linear(40, warmup_steps=4).save("prior.csv")
+    filed = json.loads(run("fit", log, "--prior-schedule", "prior.csv", "--json", "--no-plot", "--force").stdout)
+    assert named["prior_warmup_steps"] == filed["prior_warmup_steps"] == 4
+    assert named["peak_lr_ratio"] == filed["peak_lr_ratio"] == pytest.approx(1.0)
+
+
+BAD_INPUT = {
+    "missing": (None, "does not exist; check the path"),
+    "empty": (b"", "the file is empty"),
+    "header": (b"step,grad_norm\n", "the file holds a header and no rows"),
+    "one row": (b"step,grad_norm\n1,2\n", "at least 2 are needed"),
+    "all nan": (b"step,grad_norm\n1,nan\n2,nan\n", "holds no finite number"),
+    "text": (b"step,grad_norm\n1,1\n2,x\n", 'holds "x" in row 2'),
+    "no column": (b"step,loss\n1,1\n2,1\n", "no column is known to be a gradient norm"),
+    "two columns": (b"step,a/grad_norm,b/grad_norm\n1,1,1\n2,1,1\n", '"a/grad_norm", "b/grad_norm"'),
+    "encoding": (b"step,grad_norm,\xff\n1,1,1\n2,1,1\n", "is not UTF-8"),
+    "binary": (bytes(range(256)), "the file is binary"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_exit_code_1_and_nothing_written(run, make_log, tmp_path, case):
+    content, message = BAD_INPUT[case]
+    log = tmp_path / "log.csv" if content is None else make_log(content)
+    before = names(tmp_path)
+    for extra in ([], ["--json"]):
+        done = run("fit", log, *extra)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert done.stderr.startswith("Error: ")
+        assert done.stderr.count("\n") == 1
+        assert names(tmp_path) == before
+
+
+def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, tmp_path):
+    for arguments, message in (
+        (("fit", tmp_path), "is a directory; name the log file in it"),
+        (("fit", falling_log, "--column", "nope"), 'no column is called "nope" (--column); columns: "step"'),
+        (("fit", falling_log, "--out", falling_log), "is not a folder; choose another one with --out"),
+        (("fit", falling_log, "--out", "/proc/refine"), "cannot write /proc/refine"),
+        (("fit", falling_log, "--prior-schedule", "best"), "families: constant, cosine, linear"),
+        (("plot", "linear"), "linear has no length of its own"),
+        (("plot", "none.csv"), "cannot read none.csv"),
+        (("plot", "linear", "--total-steps", "9", "-o", "x.gif"), "must end in one of .png, .pdf, .svg"),
+    ):
+        done = run(*arguments)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert names(tmp_path) == ["log.csv"]
+    assert run("fit", falling_log, "--no-plot").exit_code == 0
+    stamp = (tmp_path / "refined" / "schedule.csv").stat().st_mtime_ns
+    done = run("fit", falling_log)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "refined/schedule.csv exists; choose another folder with --out, or replace it with --force" in done.stderr
+    assert (tmp_path / "refined" / "schedule.csv").stat().st_mtime_ns == stamp
+    assert run("fit", falling_log, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--total-steps", "0"],
+        ["--total-steps", "x"],
+        ["--smoothing-fraction", "2"],
+        ["--logged-steps", "0"],
+        ["--every", "0"],
+        ["--peak-lr", "0"],
+        ["--optimizer", "lion"],
+        ["--mode", "best"],
+        ["--nope"],
+    ],
+)
+def test_usage_errors_exit_with_2(run, falling_log, tmp_path, options):
+    done = run("fit", falling_log, *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert names(tmp_path) == ["log.csv"]
+
+
+def test_a_bug_is_one_line_too(run, falling_log, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(refine, "refined_schedule", fail, raising=False)
+    done = run("fit", falling_log)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "Error: refine failed (ZeroDivisionError: two lines); "
+        "this is a bug: REFINE_DEBUG=1 shows where, please report it\n"
+    )
+
+
+def test_a_rough_schedule_warns_on_one_line(run, make_log):
+    log = make_log("step,grad_norm\n" + "".join(f"{t},{1 + t * 7919 % 97}\n" for t in range(1, 9001)))
+    done = run("fit", log, "--smoothing-fraction", 0, "--no-plot", "--no-guard", "--optimizer", "sgd")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("Warning: the schedule is too rough for the module")
+    assert done.stderr.count("\n") == 1
+
+
+def test_plot(run, falling_log, tmp_path):
+    run("fit", falling_log)
+    done = run(
+        "plot", "refined/schedule.json", "cosine", "linear:warmup_fraction=0.05", "--norms", falling_log, "-o", "a.svg"
+    )
+    assert (done.exit_code, done.stdout) == (0, "wrote     a.svg\n")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert "exists" in run("plot", "refined/schedule.json", "-o", "a.svg").stderr
+    assert run("plot", "refined/schedule.json", "-o", "a.svg", "--force").exit_code == 0
+    assert run("plot", "constant", "cosine", "--total-steps", 100, "-o", "b.pdf").exit_code == 0
+    assert names(tmp_path) == ["a.svg", "b.pdf", "log.csv", "refined"]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help_with_examples_and_explained_options(run, command):
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert f"refine {command} " in done.stdout.split("Examples:")[1]
+    for option in main.commands[command].params:
+        if option.param_type_name == "option":
+            assert option.help
+    assert "\b" not in done.stdout
+
+
+def test_the_console_script_and_the_module_are_the_same(tmp_path):
+    script = os.path.join(os.path.dirname(sys.executable), "refine")
+    for command in ([script], [sys.executable, "-m", "refine.cli"]):
+        done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == f"refine, version {refine.__version__}\n"

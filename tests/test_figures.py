@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from refine import GradientNorms, RefineError, Schedule, linear, plot, refined_schedule
+from refine.figures import check_suffix, plot_norms, plot_schedules, save_figure
+
+EARLY = 1 + 4 * np.exp(-np.arange(300) / 20)
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_result_is_drawn_against_cosine_and_linear_above_its_norms():
+    rates = np.linspace(1, 0.01, 300)
+    upper, lower = plot(refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))).axes
+    assert legend(upper) == ["refined", "cosine", "linear", "logged run"]
+    assert legend(lower) == ["smoothed", "raw"] or legend(lower) == ["raw", "smoothed"]
+    assert lower.get_yscale() == "log"
+    assert upper.get_xlabel() == "update of the next run"
+    assert lower.get_ylabel() == "gradient norm (l2)"
+
+
+def test_what_the_guard_rejected_is_shown():
+    upper, _ = plot(refined_schedule(np.exp(-np.arange(300) / 60), optimizer="sgd")).axes
+    assert legend(upper) == ["linear with warmup", "cosine", "linear", "refined (rejected)"]
+
+
+def test_lines_hold_the_multipliers():
+    (line,) = plot_schedules({"x": linear(50)}).get_lines()
+    assert np.array_equal(line.get_ydata(), linear(50).multiplier)
+    long = linear(1_000_000)
+    (line,) = plot_schedules({"x": long}).get_lines()
+    assert line.get_xdata().size <= 2_000
+    assert np.array_equal(line.get_ydata(), long.multiplier[line.get_xdata()])
+
+
+def test_many_raw_norms_are_drawn_as_their_range():
+    values = np.exp(np.random.default_rng(0).standard_normal(100_000))
+    ax = plot_norms(GradientNorms.from_values(values, kind="l1"))
+    (band,) = ax.collections
+    heights = np.concatenate([path.vertices[:, 1] for path in band.get_paths()])
+    assert heights.min() == values.min()
+    assert heights.max() == values.max()
+    assert ax.get_ylabel() == "gradient norm (l1)"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+@pytest.mark.parametrize("name", ["$x^$", "_hidden", "a\nb", "\x1b[31m"])
+def test_hostile_names_are_drawn_as_they_are(tmp_path, suffix, name):
+    figure = plot({name: linear(10), "b": linear(10, warmup_steps=3)})
+    save_figure(figure, tmp_path / f"f{suffix}")
+    first = legend(figure.axes[0])[0]
+    assert first == name.replace("\n", r"\n").replace("\x1b", r"\x1b")
+    assert (tmp_path / f"f{suffix}").stat().st_size > 1000
+
+
+def test_the_figure_of_a_result_carries_its_provenance(tmp_path):
+    result = refined_schedule(EARLY)
+    for suffix in (".png", ".svg"):
+        save_figure(result, tmp_path / f"f{suffix}")
+        assert b"arXiv:2310.07831" in (tmp_path / f"f{suffix}").read_bytes()
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(RefineError, match=r"x.gif must end in one of .png, .pdf, .svg: change the suffix"):
+        check_suffix("x.gif")
+
+
+def test_given_axes_are_used_and_returned():
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    assert plot_schedules({"x": Schedule([1.0, 0.5])}, ax=ax) is ax
+    assert plot_norms(GradientNorms.from_values(EARLY), ax=ax) is ax

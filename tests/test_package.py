@@ -1,0 +1,94 @@
+import doctest
+import pkgutil
+import re
+import subprocess
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+
+import refine
+
+MODULES = sorted(m.name for m in pkgutil.walk_packages(refine.__path__, "refine.") if m.name != "refine.cli.__main__")
+HEAVY = ("numpy", "scipy", "pandas", "matplotlib", "torch")
+
+
+def python(script, cwd):
+    return subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["refine", *MODULES])
+def test_docstring_examples(name):
+    module = import_module(name)
+    assert module.__doc__
+    failures, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failures == 0
+
+
+def test_import_and_help_cost_nothing(tmp_path):
+    loaded = f"import sys; print([m for m in {HEAVY} if m in sys.modules])"
+    assert python("import refine; " + loaded, tmp_path) == "[]\n"
+    script = (
+        "from click.testing import CliRunner; from refine.cli.main import main;"
+        "calls = (['--help'], ['fit', '--help'], ['plot', '--help']);"
+        "[CliRunner().invoke(main, a, catch_exceptions=False) for a in calls];"
+    )
+    assert python(script + loaded, tmp_path) == "[]\n"
+
+
+def test_the_library_works_without_torch(tmp_path):
+    script = (
+        "import sys; sys.modules['torch'] = None; import refine;"
+        "r = refine.refined_schedule([1.0] * 30); refine.emit(r, 'out'); print(r.schedule.total_steps)"
+    )
+    assert python(script, tmp_path) == "30\n"
+
+
+def test_no_top_level_cli_is_installed(tmp_path):
+    script = "from importlib.util import find_spec; print(find_spec('cli'), bool(find_spec('refine.cli')))"
+    assert python(script, tmp_path) == "None True\n"
+
+
+def test_public_names_are_all_there():
+    assert set(dir(refine)) == set(refine.__all__)
+    for name in refine.__all__:
+        assert getattr(refine, name) is not None
+    with pytest.raises(AttributeError, match="module 'refine' has no attribute 'nope'"):
+        _ = refine.nope
+
+
+def test_the_version_is_written_once_and_in_the_changelog(root):
+    assert metadata.version("lr-refine") == refine.__version__
+    assert f"## {refine.__version__}" in (root / "CHANGELOG.md").read_text()
+
+
+def test_torch_is_pinned_for_tests_only():
+    wanted = [r for r in metadata.requires("lr-refine") if r.startswith("torch")]
+    assert sorted(wanted) == ['torch==2.13.0; extra == "test"', 'torch>=2.0; extra == "torch"']
+
+
+def test_the_package_is_typed():
+    assert (Path(refine.__file__).parent / "py.typed").is_file()
+
+
+def test_readme_is_short_and_its_transcript_is_real(root, tmp_path):
+    text = (root / "README.md").read_text()
+    assert text.count("\n") <= 150
+    (transcript,) = re.findall(r"```console\n\$ refine (fit data/\S+)\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "data").symlink_to(root / "data")
+    done = subprocess.run(
+        [sys.executable, "-m", "refine.cli", *transcript[0].split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == transcript[1]
+
+
+def test_readme_python_runs(root, tmp_path):
+    (script,) = re.findall(r"```python\n(import refine.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "data").symlink_to(root / "data")
+    python(script, tmp_path)
+    assert (tmp_path / "refined" / "refined_schedule.py").is_file()
