@@ -55,10 +55,8 @@ class Refinement:
         How the optimizer family is known.
     norms : GradientNorms
         The log.
-    smoothed, weights : ndarray, shape (n,)
-        Smoothed norms and 1 / N (maximum 1) at the logged points.
-    logged_multiplier : ndarray, shape (n,)
-        Theorem 3 on the logged points, the last value 0: what the published code returns.
+    smoothed : ndarray, shape (n,)
+        Smoothed norms at the logged points.
     warmup_steps : int
         Least number of warmup updates that was imposed.
     prior : Prior
@@ -81,8 +79,6 @@ class Refinement:
     smoothing: float
     norms: GradientNorms
     smoothed: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    logged_multiplier: NDArray[np.float64]
     warmup_steps: int
     prior: Prior
     gain_over_linear: float
@@ -91,6 +87,16 @@ class Refinement:
     flags: tuple[Flag, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """1 / N at the logged points, maximum 1; shape (n,)."""
+        return inverse_squared_norms(self.smoothed, optimizer=self.optimizer)
+
+    @property
+    def logged_multiplier(self) -> NDArray[np.float64]:
+        """Theorem 3 on the logged points, last value 0: what the published code returns; shape (n,)."""
+        return published_multiplier(self.weights)
 
     @property
     def fell_back(self) -> tuple[Flag, ...]:
@@ -211,7 +217,6 @@ def refined_schedule(
         "warmup_steps": warmup_steps,
         "assumptions": assumptions,
     }
-    weights = inverse_squared_norms(smoothed, optimizer=family)
     return Refinement(
         schedule=Schedule(on_grid(multiplier), provenance),
         decision=decision,
@@ -221,8 +226,6 @@ def refined_schedule(
         smoothing=smoothing,
         norms=norms,
         smoothed=smoothed,
-        weights=weights,
-        logged_multiplier=published_multiplier(weights),
         warmup_steps=warmup_steps,
         prior=prior,
         gain_over_linear=yardstick.linear / own,

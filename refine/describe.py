@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["decay_exponent", "peak_fraction", "rise_after_peak", "warmup_fraction"]
+
+_MOST_POINTS = 100_000
 
 
 def warmup_fraction(multiplier: npt.ArrayLike, *, level: float = 0.9) -> float:
@@ -35,7 +39,8 @@ def peak_fraction(multiplier: npt.ArrayLike) -> float:
 def decay_exponent(multiplier: npt.ArrayLike, *, until: float = 0.99) -> tuple[float, float] | None:
     """Exponent p of the best c (1 - x)^p fit to the anneal, and the fit's R^2.
 
-    Least squares of log h on log(1 - x), x = t / T from the peak to ``until``. None where the
+    Least squares of log h on log(1 - x), x = t / T from the peak to ``until``, on every k-th update where
+    there are more than 100,000. None where the
     anneal has fewer than three updates or does not change.
 
     Examples
@@ -46,13 +51,15 @@ def decay_exponent(multiplier: npt.ArrayLike, *, until: float = 0.99) -> tuple[f
     (1.5, 1.0)
     """
     h = np.asarray(multiplier, dtype=np.float64)
-    x = np.arange(h.size) / h.size
     first = int(np.argmax(h))
-    last = int(np.searchsorted(x, until, side="right"))
-    anneal = slice(first, last)
-    if last - first < 3 or not h[anneal].min() > 0.0:
+    last = math.floor(until * h.size * (1.0 + 1e-12))
+    if last - first < 2:
         return None
-    u, v = np.log1p(-x[anneal]), np.log(h[anneal])
+    t = np.arange(first, last + 1, max(1, (last - first) // _MOST_POINTS))
+    anneal = h[t]
+    if not anneal.min() > 0.0:
+        return None
+    u, v = np.log1p(-t / h.size), np.log(anneal)
     u -= u.mean()
     v -= v.mean()
     spread, total = float(u @ u), float(v @ v)

@@ -75,26 +75,26 @@ def _is_fast(multiplier: NDArray[np.float64], values: NDArray[np.float64]) -> bo
 def _rows(lead: NDArray[np.uint8], separator: bytes, values: NDArray[np.float64], end: bytes) -> str:
     """``lead + separator + d.ddddddddddddddd + end`` for every value."""
     digits = _ascii(np.rint(values * _GRID).astype(np.int64), 16)
-
-    def repeated(text: bytes) -> NDArray[np.uint8]:
-        return np.broadcast_to(np.frombuffer(text, np.uint8), (values.size, len(text)))
-
-    columns = (lead, repeated(separator), digits[:, :1], repeated(b"."), digits[:, 1:], repeated(end))
-    return np.concatenate(columns, axis=1).tobytes().decode("ascii")
+    rows = np.empty((values.size, lead.shape[1] + len(separator) + 17 + len(end)), np.uint8)
+    column = 0
+    for part in (lead, separator, digits[:, :1], b".", digits[:, 1:], end):
+        block = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+        rows[:, column : column + block.shape[-1]] = block
+        column += block.shape[-1]
+    return rows.tobytes().decode("ascii")
 
 
 def _ascii(integers: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     """Decimal digits of integers >= 0 as ASCII, shape (n, width), padded with zeros."""
-    groups = []
-    for _ in range(-(-width // 5)):
-        integers, group = np.divmod(integers, 100_000)
-        groups.append(_five_digits()[group])
-    return np.concatenate(groups[::-1], axis=1)[:, -width:]
+    groups = np.empty((integers.size, -(-width // 4)), np.uint32)
+    for column in range(groups.shape[1] - 1, -1, -1):
+        integers, group = np.divmod(integers, 10_000)
+        groups[:, column] = _four_digits()[group]
+    return groups.view(np.uint8)[:, -width:]
 
 
 @cache
-def _five_digits() -> NDArray[np.uint8]:
-    """ASCII digits of 0 .. 99999, shape (100000, 5)."""
-    places = np.array([10_000, 1_000, 100, 10, 1])
-    digits = np.arange(100_000)[:, None] // places % 10 + ord("0")
-    return np.asarray(digits, dtype=np.uint8)
+def _four_digits() -> NDArray[np.uint32]:
+    """The four ASCII digits of 0 .. 9999, packed into one integer each."""
+    digits = np.arange(10_000)[:, None] // np.array([1_000, 100, 10, 1]) % 10 + ord("0")
+    return np.ascontiguousarray(digits, dtype=np.uint8).view(np.uint32)[:, 0]

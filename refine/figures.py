@@ -155,9 +155,10 @@ def _plot_result(result: Refinement, ax: Axes) -> None:
     plot_schedules({main: schedule, "cosine": cosine(steps), "linear": linear(steps)}, ax=ax)
     if result.fell_back:
         scale = steps / result.norms.total_steps
-        chosen = _thinned(result.logged_multiplier.size)
+        rejected = result.logged_multiplier
+        chosen = _thinned(rejected.size)
         at = result.norms.updates[chosen] * scale
-        ax.plot(at, result.logged_multiplier[chosen], color=_COLOURS[4], linewidth=1.0, label="refined (rejected)")
+        ax.plot(at, rejected[chosen], color=_COLOURS[4], linewidth=1.0, label="refined (rejected)")
     if result.prior.multiplier is not None:
         t = _thinned(result.norms.total_steps)
         scale = steps / result.norms.total_steps
