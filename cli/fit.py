@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import log_options, smoothing_option
+from .options import Number, log_options, smoothing_option
 
 
 @click.command()
@@ -19,7 +19,7 @@ from .options import log_options, smoothing_option
     metavar="NAME",
     help="Schedule of the logged run, if its log has no rates: a name or a file.",
 )
-@click.option("--peak-lr", type=click.FloatRange(min=0.0, min_open=True), help="Peak learning rate of the logged run.")
+@click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Peak learning rate of the logged run.")
 @click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]")
 @click.option(
     "--mode",
@@ -61,6 +61,7 @@ def fit(
     """
     from refine import emit, read_norms, refined_schedule
     from refine.export import refuse_existing
+    from refine.files import printable
 
     if not force:
         refuse_existing(Path(out))
@@ -81,4 +82,4 @@ def fit(
         click.echo(json.dumps({**result.to_dict(), "files": paths}, indent=1))
     else:
         click.echo(result.summary())
-        click.echo("wrote     " + ", ".join(str(path) for path in files.values()))
+        click.echo("wrote     " + ", ".join(printable(path) for path in files.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,11 +45,20 @@ def log_options(command: Command) -> Command:
     return command
 
 
+class Number(click.FloatRange):
+    """A float in a range; nan and inf are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not finite, as click does what is out of range."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
 def smoothing_option(command: Command) -> Command:
     """Width of the running median."""
     return click.option(
         "--smoothing-fraction",
-        type=click.FloatRange(0.0, 1.0),
+        type=Number(0.0, 1.0),
         default=0.1,
         show_default=True,
         help="Width of the running median, as a fraction of the points.",

@@ -45,7 +45,7 @@ def plot(
     A name is constant, cosine or linear, with :warmup_steps=W or :warmup_fraction=F where wanted.
     """
     from refine import figures, read_norms
-    from refine.files import write_files
+    from refine.files import printable, write_files
     from refine.prior import is_file, named_schedule
 
     figures.check_suffix(out)
@@ -55,4 +55,4 @@ def plot(
     norms = read_norms(log, **read) if log is not None else None
     figure = figures.plot(drawn, norms, smoothing=smoothing_fraction)
     write_files({Path(out): lambda path: figures.save_figure(figure, path)}, force=force)
-    click.echo(f"wrote     {out}")
+    click.echo(f"wrote     {printable(out)}")

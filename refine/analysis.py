@@ -107,8 +107,9 @@ class Refinement:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Raised flags and notes, a line each."""
-        return (*(str(flag) for flag in self.flags if flag.raised), *self.notes)
+        """Raised flags and notes, a line each; without those of a schedule that was rejected."""
+        kept = [f for f in self.flags if f.raised and not (self.fell_back and f.rule.about == "refined")]
+        return (*map(str, kept), *self.notes)
 
     def summary(self) -> str:
         """Everything that is needed to judge the schedule, as text."""
@@ -244,8 +245,7 @@ def _family(
         return optimizer, "given"
     if norms.source.optimizer is not None:
         return norms.source.optimizer, "log"
-    # Nobody logs the l1 or dual norm but for the Adam family.
-    return "adam", "assumed" if norms.kind == "l2" else "log"
+    return "adam", "assumed"
 
 
 def _warmup(mode: Mode, prior: Prior, steps: int) -> tuple[int, Literal["none", "log", "assumed"]]:
@@ -253,7 +253,12 @@ def _warmup(mode: Mode, prior: Prior, steps: int) -> tuple[int, Literal["none", 
     if mode == "paper":
         return 0, "none"
     if prior.warmup_steps is not None:
-        return min(prior.warmup_steps, steps), "log"
+        if prior.warmup_steps >= steps:
+            raise RefineError(
+                f"the logged run warmed up for {prior.warmup_steps} updates and the next run has {steps}; "
+                "that leaves no anneal: give it more with --total-steps, or say --prior-schedule linear:warmup_steps=W"
+            )
+        return prior.warmup_steps, "log"
     return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
 
 
@@ -344,7 +349,7 @@ def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: s
 
 
 def _notes(norms: GradientNorms, family: OptimizerFamily, prior: Prior, warmup_steps: int, steps: int) -> list[str]:
-    found = list(norms.source.notes)
+    found = [*norms.source.notes, *prior.notes]
     if family == "sgd" and norms.kind != "l2":
         found.append(f"SGD wants the l2 norm and the log holds the {norms.kind} norm")
     if prior.is_constant:

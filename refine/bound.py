@@ -101,7 +101,7 @@ def best_omega(multiplier: npt.ArrayLike, squared_norms: npt.ArrayLike) -> float
 
     # The derivative is negative below `low` and positive above `high`.
     paid = float(cost.sum())
-    low = 0.5 * math.log(cost[np.flatnonzero(h)[-1]])
+    low = 0.5 * math.log(cost[np.flatnonzero(cost)[-1]])
     high = math.log(max(4.0 * paid / total, math.sqrt(2.0 * paid)))
     return math.sqrt(n[-1] * _golden_minimum(squared, low, high))
 

@@ -20,8 +20,13 @@ __all__ = ["RULES", "Flag", "Rule", "check", "end_to_start", "spike_ratio", "tin
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A flag is raised where its value is on the wrong side of the threshold."""
+    """A flag is raised where its value is on the wrong side of the threshold.
 
+    ``about`` tells what is measured: the norms, the refined schedule before guard and warmup, or the
+    schedule that is returned.
+    """
+
+    about: Literal["norms", "refined", "returned"]
     name: str
     side: Literal["below", "above"]
     threshold: float
@@ -43,8 +48,9 @@ class Flag:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("points", "below", 20, "fall back", "too few norms to smooth"),
+    Rule("norms", "points", "below", 20, "fall back", "too few norms to smooth"),
     Rule(
+        "norms",
         "tiny norms",
         "above",
         0.01,
@@ -52,6 +58,7 @@ RULES: tuple[Rule, ...] = (
         "this share of the norms is under 1e-6 of the largest: separable data, 1/N explodes at the end",
     ),
     Rule(
+        "norms",
         "rho",
         "below",
         0.3,
@@ -60,17 +67,19 @@ RULES: tuple[Rule, ...] = (
         "refined schedules lost 4-57 % to linear decay there",
     ),
     Rule(
+        "norms",
         "rho",
         "above",
         1.2,
         "warn",
         "rising norms make the schedule anneal early; weight decay alone can cause the rise",
     ),
-    Rule("first multiplier", "below", 1e-3, "warn", "one large first norm may have decided the start"),
-    Rule("peak position", "above", 0.3, "warn", "a peak this late has hurt"),
-    Rule("decay exponent", "above", 3.0, "warn", "an anneal this steep spends little time at a high rate"),
-    Rule("rise after peak", "above", 0.05, "warn", "the anneal is interrupted: the norms dip there"),
+    Rule("refined", "first multiplier", "below", 1e-3, "warn", "one large first norm may have decided the start"),
+    Rule("refined", "peak position", "above", 0.3, "warn", "a peak this late has hurt"),
+    Rule("refined", "decay exponent", "above", 3.0, "warn", "an anneal this steep spends little time at a high rate"),
+    Rule("refined", "rise after peak", "above", 0.05, "warn", "the anneal is interrupted: the norms dip there"),
     Rule(
+        "refined",
         "bound gain",
         "above",
         1.4,
@@ -78,6 +87,7 @@ RULES: tuple[Rule, ...] = (
         "a gain in the bound this large over linear decay was never seen in a loss",
     ),
     Rule(
+        "refined",
         "raw bound",
         "above",
         1.2,
@@ -85,6 +95,7 @@ RULES: tuple[Rule, ...] = (
         "on the raw norms the bound is this much above the raw optimum: smoothing hides what matters",
     ),
     Rule(
+        "norms",
         "spikes",
         "above",
         2.0,
@@ -92,6 +103,7 @@ RULES: tuple[Rule, ...] = (
         "mean raw over mean smoothed N: the guarantee needs the mean, the median hides it",
     ),
     Rule(
+        "norms",
         "longest gap",
         "above",
         0.1,
@@ -99,6 +111,7 @@ RULES: tuple[Rule, ...] = (
         "this share of the run was not logged in one stretch; its norms are interpolated",
     ),
     Rule(
+        "returned",
         "peak LR ratio",
         "above",
         1.25,
@@ -151,6 +164,7 @@ def spike_ratio(raw: NDArray[np.float64], smoothed: NDArray[np.float64], *, opti
     >>> spike_ratio(np.array([1.0, 1.0, 4.0, 2.0]), np.ones(4), optimizer="adam")
     2.0
     """
-    scale = raw.max()
+    scale = smoothed.max()
     power = EXPONENTS[optimizer]
-    return float(np.mean((raw / scale) ** power) / np.mean((smoothed / scale) ** power))
+    with np.errstate(over="ignore"):
+        return float(np.mean((raw / scale) ** power) / np.mean((smoothed / scale) ** power))

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import RefineError
@@ -19,8 +20,8 @@ Content = Iterable[str] | Callable[[Path], None]
 def write_files(contents: Mapping[Path, Content], *, force: bool = False) -> None:
     """Write all files or none.
 
-    Every file is written in full to a temporary folder beside its target, and moved into place only
-    once all of them are complete. Without ``force`` an existing target is refused before anything is
+    Every file is written in full to a temporary folder beside its target; they are moved into place, one
+    by one, only once all of them are complete. Without ``force`` an existing target is refused before anything is
     written. Missing folders are made, and removed again after a failure.
     """
     if not force:
@@ -59,14 +60,16 @@ def write_files(contents: Mapping[Path, Content], *, force: bool = False) -> Non
             shutil.rmtree(temporary, ignore_errors=True)
         if not complete:
             for folder in reversed(made):
-                folder.rmdir()
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
     if not folder.exists():
         _make_folders(folder.parent, made)
-        folder.mkdir()
-        made.append(folder)
+        if not folder.exists():  # as "a/.." does once there is an "a"
+            folder.mkdir()
+            made.append(folder)
 
 
 def printable(text: object, *, limit: int = 200) -> str:

@@ -10,7 +10,7 @@ zero norm             dropped, ``zero`` (1/N would be infinite)
 negative norm         dropped, ``negative`` (some loggers write -1 for "no step taken")
 negative step         dropped, ``negative step``
 same step twice       the last row in the file is kept, the others are ``superseded``: a resumed
-                      run overwrites what it repeats
+                      run overwrites what it repeats; refused where that is more than half of them
 steps out of order    sorted; how often the step went backwards is counted
 gap, larger stride    kept; the norms between two points are interpolated linearly after smoothing
 fractional step       refused: steps count optimizer updates
@@ -88,6 +88,11 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArra
         last = np.append(whole[1:] != whole[:-1], True)
         if not last.all():
             dropped["superseded"] = int(np.count_nonzero(~last))
+            if 2 * dropped["superseded"] > last.size:
+                raise RefineError(
+                    f"{dropped['superseded']} of {last.size} rows repeat a step of another row; a step column that "
+                    "starts anew every epoch does not count updates: choose another, or say --every K"
+                )
             whole, values = whole[last], values[last]
     return Cleaned(whole, values, dropped, out_of_order)
 

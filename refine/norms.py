@@ -11,17 +11,16 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .errors import RefineError
+from .files import printable
 from .hygiene import clean, match, stride
 from .refinement import OptimizerFamily
+from .schedule import check_count
 
-__all__ = ["MAX_STEPS", "GradientNorms", "NormKind", "Source"]
+__all__ = ["GradientNorms", "NormKind", "Source"]
 
 NormKind = Literal["l2", "l1", "dual"]
 """l2 and l1 of the gradient, or ``dual``: the optimizer's own squared norm (Adam family:
 sum_i g_i^2 / (sqrt(v_i) + eps), which takes the place of the l1 norm)."""
-
-MAX_STEPS = 50_000_000
-"""A longer axis is taken for samples or tokens, not updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,8 @@ class GradientNorms:
     out_of_order : int
         How often the step went backwards in the file.
     source : Source
+    from_zero : bool, optional
+        Whether the labels count from 0; by default whether the first one is 0.
     """
 
     steps: NDArray[np.int64]
@@ -85,9 +86,13 @@ class GradientNorms:
     dropped: Mapping[str, int] = field(default_factory=dict)
     out_of_order: int = 0
     source: Source = field(default_factory=Source)
+    from_zero: bool | None = None
 
     def __post_init__(self) -> None:
-        steps = np.array(self.steps, dtype=np.int64)
+        steps = np.array(self.steps)
+        if steps.dtype.kind not in "iu":
+            raise RefineError(f"steps have the type {steps.dtype}; they must be integers")
+        steps = steps.astype(np.int64)
         object.__setattr__(self, "steps", steps)
         for name in ("values", "learning_rate", "loss"):
             column = getattr(self, name)
@@ -108,16 +113,14 @@ class GradientNorms:
             raise RefineError("norms must be finite and positive; GradientNorms.from_values drops the others")
         if not np.all(np.diff(steps) > 0) or steps[0] < 0:
             raise RefineError("steps must be >= 0 and increase strictly; GradientNorms.from_values sorts them")
-        if self.total_steps < steps[-1] + (steps[0] == 0):
+        if self.from_zero is None:
+            object.__setattr__(self, "from_zero", bool(steps[0] == 0))
+        if self.total_steps < steps[-1] + bool(self.from_zero):
             raise RefineError(
                 f"the logged run has {self.total_steps} steps and its log goes to step {steps[-1]}; "
                 "give the number of updates that the whole logged run was planned for"
             )
-        if self.total_steps > MAX_STEPS:
-            raise RefineError(
-                f"the step axis goes to {self.total_steps}; more than {MAX_STEPS} cannot be optimizer updates: "
-                "choose the column that counts updates, not samples or tokens"
-            )
+        check_count("the number of updates of the logged run", self.total_steps, least=1)
 
     @classmethod
     def from_values(
@@ -155,23 +158,31 @@ class GradientNorms:
         >>> norms.steps.tolist(), norms.total_steps, dict(norms.dropped)
         ([0, 20, 30], 40, {'non-finite': 1})
         """
-        raw = np.asarray(values, dtype=np.float64)
-        axis = np.arange(1, raw.size + 1, dtype=np.float64) * every if steps is None else np.asarray(steps, np.float64)
+        try:
+            raw = np.asarray(values, dtype=np.float64)
+            given = None if steps is None else np.asarray(steps, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RefineError(f"norms and steps must be arrays of numbers: {printable(error)}") from None
+        every = check_count("every", every, least=1)
+        axis = np.arange(1, raw.size + 1, dtype=np.float64) * every if given is None else given
         cleaned = clean(axis, raw, empty)
         kept = cleaned.steps
         total = int(kept[-1]) if kept.size else 0
-        if kept.size > 1 and kept[0] == 0:
+        # Told from all rows: that of step 0 may have been dropped.
+        from_zero = bool(np.any(axis == 0)) and not np.any(axis < 0)
+        if kept.size > 1 and from_zero:
             total += stride(kept)
         return cls(
             kept,
             cleaned.values,
             kind,
-            total if logged_steps is None else logged_steps,
+            total if logged_steps is None else check_count("logged_steps", logged_steps, least=1),
             match(axis, learning_rate, kept),
             match(axis, loss, kept),
             cleaned.dropped,
             cleaned.out_of_order,
             source or Source(rows=raw.size),
+            from_zero,
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:
@@ -186,7 +197,7 @@ class GradientNorms:
     @property
     def updates(self) -> NDArray[np.int64]:
         """Update of each point, counted from 0."""
-        return self.steps - int(self.steps[0] != 0)
+        return self.steps if self.from_zero else self.steps - 1
 
     @property
     def longest_gap(self) -> int:

@@ -36,12 +36,15 @@ class Prior:
         Updates until the rate first reached its peak; 0 if it started there.
     origin : str
         Where this is known from.
+    notes : tuple of str
+        What a reader should know of it.
     """
 
     multiplier: NDArray[np.float64] | None = None
     peak_lr: float | None = None
     warmup_steps: int | None = None
     origin: str = "unknown"
+    notes: tuple[str, ...] = ()
 
     @property
     def is_constant(self) -> bool:
@@ -110,9 +113,12 @@ def read_prior(
     if seen[0] >= max(norms.stride, 0.02 * norms.total_steps):
         # The log starts too late to show the warmup, or the peak.
         return Prior(area, peak_lr, None, "the log")
-    if norms.updates[first] == seen[0]:
+    if warmup == 1:
         warmup = 0
-    return Prior(area, peak_lr or peak, warmup, "the log")
+    notes: tuple[str, ...] = ()
+    if warmup and norms.updates[first] == seen[0]:
+        notes = (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
+    return Prior(area, peak_lr or peak, warmup, "the log", notes)
 
 
 def is_file(name: str) -> bool:

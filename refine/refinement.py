@@ -29,7 +29,7 @@ __all__ = [
 
 OptimizerFamily = Literal["sgd", "adam"]
 
-_LEAST_WEIGHT = 1e-290
+_LEAST_WEIGHT = 1e-120
 
 EXPONENTS: dict[OptimizerFamily, int] = {"sgd": 2, "adam": 1}
 """Power of the logged norm that makes the optimizer's own squared norm N_t.
@@ -53,7 +53,7 @@ def inverse_squared_norms(norms: npt.ArrayLike, *, optimizer: OptimizerFamily) -
     Returns
     -------
     ndarray, shape (n,)
-        Scaling all norms does not change them. At least 1e-290, so that 1 / w is finite.
+        Scaling all norms does not change them. At least 1e-120, so that 1 / w stays finite.
 
     Examples
     --------

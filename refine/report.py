@@ -56,6 +56,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "flags": [
             {
                 "name": flag.rule.name,
+                "about": flag.rule.about,
                 "value": _finite(flag.value),
                 "side": flag.rule.side,
                 "threshold": flag.rule.threshold,
@@ -163,10 +164,10 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
 
 
 def _flag_table(result: Refinement) -> list[str]:
-    rows = []
+    rows = ["(norms; refined schedule before guard and warmup; peak rate of what is returned)"]
     for flag in result.flags:
         value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"
-        state = flag.rule.action.upper() if flag.raised else "ok"
+        state = "FELL BACK" if flag in result.fell_back else "WARN" if flag.raised else "ok"
         rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
         rows.append(f"{flag.rule.name:17}{value:>9}   {rule:24}{state}")
     return rows

@@ -19,9 +19,12 @@ from .digits import csv_rows, json_rows
 from .errors import RefineError
 from .files import printable, write_files
 
-__all__ = ["FORMAT_VERSION", "Schedule", "check_count"]
+__all__ = ["FORMAT_VERSION", "MAX_STEPS", "Schedule", "check_count"]
 
 FORMAT_VERSION = 1
+MAX_STEPS = 50_000_000
+"""More are taken for samples or tokens, not updates."""
+
 _FORMAT = "refine-schedule"
 _CSV_MARK = f"# {_FORMAT} "
 
@@ -55,7 +58,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         try:
-            multiplier = np.array(self.multiplier, dtype=np.float64)
+            multiplier = np.array(self.multiplier, dtype=np.float64) + 0.0  # no -0.0
         except (TypeError, ValueError) as error:
             raise RefineError(f"multiplier is not an array of numbers: {printable(error)}") from None
         if multiplier.ndim != 1 or multiplier.size == 0:
@@ -71,7 +74,7 @@ class Schedule:
                 "Schedule.from_rates divides by it"
             )
         try:
-            provenance = json.loads(json.dumps(dict(self.provenance)))
+            provenance = json.loads(json.dumps(dict(self.provenance), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise RefineError(f"provenance must hold JSON values only: {printable(error)}") from None
         multiplier.flags.writeable = False
@@ -87,7 +90,10 @@ class Schedule:
         >>> Schedule.from_rates([1e-3, 2e-3, 1e-3]).multiplier.tolist()
         [0.5, 1.0, 0.5]
         """
-        array = np.asarray(rates, dtype=np.float64)
+        try:
+            array = np.asarray(rates, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RefineError(f"rates is not an array of numbers: {printable(error)}") from None
         peak = array.max(initial=0.0)
         if not (np.isfinite(peak) and peak > 0.0):
             raise RefineError(f"the largest rate is {peak}; it must be finite and positive")
@@ -150,7 +156,7 @@ class Schedule:
         steps = np.asarray(step)
         if steps.dtype.kind not in "iu" or (steps.size and steps.min() < 0):
             raise RefineError(f"step is {printable(step)}; steps are integers, counted from 0")
-        values = self.multiplier[np.minimum(steps, self.total_steps - 1)]
+        values = self.multiplier[np.minimum(steps, self.total_steps - 1, dtype=np.int64)]
         return float(values) if steps.ndim == 0 else values
 
     def resample(self, total_steps: int) -> Schedule:
@@ -212,7 +218,7 @@ class Schedule:
             ) from None
         try:
             return cls(*(_parse_json(text) if text.lstrip()[:1] == "{" else _parse_csv(text)))
-        except (RefineError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, OverflowError) as error:  # RefineError is a ValueError
             raise RefineError(f"{name} is not a schedule: {printable(error)}") from None
 
     def _header(self) -> dict[str, Any]:
@@ -234,7 +240,7 @@ class Schedule:
 
 
 def check_count(name: str, value: object, *, least: int) -> int:
-    """Return ``value`` as an int, or raise: a count of updates is an integer >= ``least``.
+    """Return ``value`` as an int, or raise: a count of updates is an integer from ``least`` to `MAX_STEPS`.
 
     Examples
     --------
@@ -247,6 +253,8 @@ def check_count(name: str, value: object, *, least: int) -> int:
         count = least - 1
     if count < least or isinstance(value, bool):
         raise RefineError(f"{name} is {printable(repr(value))}; it must be an integer >= {least}, counted in updates")
+    if count > MAX_STEPS:
+        raise RefineError(f"{name} is {count}; more than {MAX_STEPS} are not optimizer updates, but samples or tokens")
     return count
 
 

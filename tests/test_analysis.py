@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,6 +79,33 @@ def test_the_guard_returns_linear_decay_with_the_warmup_and_says_so_first():
     assert insisted.decision == "refined"
     assert insisted.summary().startswith("refined schedule for 500 updates, against the guard's advice")
     assert flags(insisted)["rho", "below"].raised
+
+
+def test_flags_of_a_rejected_schedule_are_no_warnings():
+    late = np.where(np.arange(T) < T // 2, 10.0, 1.0)
+    result = refined_schedule(late, optimizer="sgd")
+    assert flags(result)["peak position", "above"].raised
+    assert [w.split(" is ")[0] for w in result.warnings] == ["rho"]
+    assert len(refined_schedule(late, optimizer="sgd", guard=False).warnings) > 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.where(np.arange(T) == 250, 1e-80, 1.0),
+        np.where(np.arange(T) == 250, 1e-160, 1.0),
+        np.where(np.arange(T) == 250, 1e170, 1.0),
+        np.geomspace(1.0, 1e100, T),
+        np.geomspace(1e100, 1e-200, T),
+    ],
+)
+def test_norms_that_are_worlds_apart(values, optimizer):
+    for guard in (True, False):
+        result = refined_schedule(values, optimizer=optimizer, guard=guard)
+        assert np.all(result.schedule.multiplier > 0)
+        assert result.summary()
+        json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_degenerate_norms_fall_back():
@@ -166,11 +195,27 @@ class TestWarmup:
         assert result.warmup_steps == 0
         assert not any("warmup" in a for a in result.assumptions)
 
-    def test_a_warmup_longer_than_the_run_is_cut_and_noted(self):
-        norms = GradientNorms.from_values(EARLY, learning_rate=np.arange(1, T + 1))
-        result = refined_schedule(norms, total_steps=100)
+    def test_a_warmup_that_leaves_no_anneal_is_refused_and_a_long_one_noted(self):
+        rates = np.minimum(np.arange(1, T + 1) / 100, 1.0)
+        norms = GradientNorms.from_values(EARLY, learning_rate=rates)
+        with pytest.raises(
+            RefineError, match="warmed up for 100 updates and the next run has 100; that leaves no anneal"
+        ):
+            refined_schedule(norms, total_steps=100)
+        result = refined_schedule(norms, total_steps=150)
         assert result.warmup_steps == 100
-        assert any("takes more than half of the 100" in note for note in result.notes)
+        assert any("takes more than half of the 150" in note for note in result.notes)
+        asked = refined_schedule(norms, total_steps=100, prior_schedule="linear:warmup_steps=50")
+        assert asked.warmup_steps == 50
+
+    def test_a_log_whose_first_row_is_at_the_peak_gets_that_long_a_warmup(self):
+        steps = np.arange(5, T + 1, 5)
+        norms = GradientNorms.from_values(EARLY[4::5], steps, learning_rate=np.linspace(1.0, 0.1, steps.size))
+        result = refined_schedule(norms)
+        assert result.warmup_steps == 5
+        assert any("the first logged rate, of update 5, is the peak already" in w for w in result.warnings)
+        dense = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=np.linspace(1.0, 0.1, T)))
+        assert dense.warmup_steps == 0
 
 
 class TestOptimizer:
@@ -185,9 +230,12 @@ class TestOptimizer:
         assert result.schedule.provenance["optimizer_source"] == "assumed"
         assert result.schedule.provenance["assumptions"][0].startswith("optimizer adam")
 
-    def test_from_the_norm_kind(self):
-        result = refined_schedule(GradientNorms.from_values(EARLY, kind="l1"))
+    def test_from_a_log_of_l1_norms_only(self, make_log):
+        rows = "".join(f"{t},1,2\n" for t in range(1, 40))
+        result = refined_schedule(read_norms(make_log("step,gnorm_l1,loss\n" + rows)))
         assert (result.optimizer, result.optimizer_source) == ("adam", "log")
+        both = refined_schedule(read_norms(make_log("step,gnorm_l1,gnorm\n" + rows)))
+        assert (both.optimizer, both.optimizer_source, both.norms.kind) == ("adam", "assumed", "l1")
 
     def test_from_a_column_name(self, make_log):
         log = make_log("step,grad_norm,lr-SGD\n" + "".join(f"{t},1,0.1\n" for t in range(1, 40)))

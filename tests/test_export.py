@@ -192,6 +192,65 @@ class TestModule:
         advance(optimizer, scheduler, 1)
         assert rates(optimizer) == pytest.approx([module.multiplier(4), 0.5 * module.multiplier(4)])
 
+    def test_groups_added_before_the_state_is_loaded_join_too(self, module, parameters):
+        def make(updates):
+            optimizer = SGD([parameters[0]], lr=1.0)
+            scheduler = module.make_scheduler(optimizer)
+            advance(optimizer, scheduler, updates)
+            optimizer.add_param_group({"params": [parameters[1]], "lr": 0.5})
+            return optimizer, scheduler
+
+        optimizer, scheduler = make(2)
+        advance(optimizer, scheduler, 3)
+        resumed, again = make(0)
+        again.load_state_dict(scheduler.state_dict())
+        assert rates(resumed) == rates(optimizer)
+
+    def test_base_rates_may_differ_by_the_precision_of_a_tensor(self, module, parameters):
+        state = module.make_scheduler(SGD(parameters, lr=torch.tensor(0.1), foreach=False)).state_dict()
+        module.make_scheduler(SGD(parameters, lr=0.1)).load_state_dict(state)
+
+    def test_changing_the_horizon_as_the_error_says(self, module, parameters):
+        optimizer = SGD(groups(parameters))
+        scheduler = module.make_scheduler(optimizer)
+        advance(optimizer, scheduler, 9)
+        fresh = SGD(groups(parameters))
+        fresh.load_state_dict(optimizer.state_dict())
+        module.make_scheduler(fresh, total_steps=40, last_epoch=scheduler.last_epoch - 1)
+        assert rates(fresh) == pytest.approx([module.multiplier(9, 40), 0.1 * module.multiplier(9, 40)])
+
+    @pytest.mark.parametrize("done", [1, 3, 5, 9])
+    @pytest.mark.parametrize("ours_first", [False, True])
+    @pytest.mark.parametrize("order", ["obs", "bos", "bso"])
+    @pytest.mark.filterwarnings("ignore:The epoch parameter")
+    def test_resume_inside_sequential_lr(self, module, parameters, done, ours_first, order):
+        def make(optimizer):
+            other = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=100)
+            both = [other, module.make_scheduler(optimizer)]
+            return torch.optim.lr_scheduler.SequentialLR(optimizer, both[::-1] if ours_first else both, [4])
+
+        optimizer = SGD(groups(parameters))
+        sequence = make(optimizer)
+        advance(optimizer, sequence, done)
+        saved, state = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(sequence.state_dict())
+        expected = []
+        for _ in range(6):
+            expected.append(rates(optimizer))
+            advance(optimizer, sequence, 1)
+        fresh = SGD(groups(parameters))
+        for action in order:
+            if action == "b":
+                again = make(fresh)
+            elif action == "o":
+                fresh.load_state_dict(saved)
+            else:
+                again.load_state_dict(state)
+        seen = []
+        for _ in range(6):
+            seen.append(rates(fresh))
+            advance(fresh, again, 1)
+        assert_allclose(seen, expected, rtol=1e-9)
+
     def test_a_tensor_rate_stays_the_same_tensor(self, module, parameters):
         rate = torch.tensor(1.0)
         optimizer = SGD(parameters, lr=rate, foreach=False)
@@ -212,6 +271,11 @@ class TestModule:
             assert rates(optimizer) == pytest.approx([module.multiplier(0)])
             advance(optimizer, sequence, 2)
         assert rates(optimizer) == pytest.approx([module.multiplier(2)])
+
+    def test_integers_of_numpy_are_integers(self, module, parameters):
+        assert module.make_scheduler(SGD(parameters, lr=1.0), total_steps=np.int64(50)).total_steps == 50
+        with pytest.raises(ValueError, match="last_epoch is -5; it must be the last update done, or -1 to start"):
+            module.make_scheduler(SGD(parameters, lr=1.0), last_epoch=-5)
 
     @pytest.mark.parametrize("total_steps", [0, -3, 2.5, True, "9"])
     def test_horizons_are_checked(self, module, parameters, total_steps):
@@ -344,6 +408,12 @@ class TestEmit:
             emit(result, tmp_path / "out")
         with pytest.raises(RefineError, match="cannot write .*Not a directory; choose another place for the output"):
             emit(result, tmp_path / "out" / "deeper")
+
+    def test_any_place_for_the_output_that_cannot_be_is_one_error(self, result, tmp_path):
+        with pytest.raises(RefineError, match="cannot write"):
+            emit(result, tmp_path / ("x" * 300))
+        files = emit(result, tmp_path / "a" / ".." / "b")
+        assert files["csv"].is_file()
 
     def test_a_failure_half_way_leaves_nothing(self, result, tmp_path, monkeypatch):
         def fail(*_):

@@ -34,6 +34,10 @@ def test_policy_by_a_plain_loop(raw):
             kept[step] = value
         if reason:
             counts[reason] = counts.get(reason, 0) + 1
+    if counts.get("superseded", 0) > len(kept):
+        with pytest.raises(RefineError, match="repeat a step of another row"):
+            clean(steps, values)
+        return
     cleaned = clean(steps, values)
     assert cleaned.steps.tolist() == sorted(kept)
     assert cleaned.values.tolist() == [kept[s] for s in sorted(kept)]
@@ -61,6 +65,12 @@ def test_the_logged_run_ends_at_its_last_step_plus_the_stride_if_it_starts_at_0(
     assert norms.updates[0] == first_update
     assert norms.stride == stride
     assert GradientNorms.from_values([1.0] * 3, steps, logged_steps=99).total_steps == 99
+
+
+def test_a_dropped_row_of_step_0_still_tells_that_the_log_counts_from_0():
+    norms = GradientNorms.from_values([nan, 1.0, 1.0, 1.0], [0, 10, 20, 30])
+    assert norms.total_steps == 40
+    assert norms.updates.tolist() == [10, 20, 30]
 
 
 def test_every_stands_in_for_steps():
@@ -111,11 +121,15 @@ def test_arrays_are_copied_and_read_only():
         ([nan, nan], None, {}, "the number of usable gradient norms is 0"),
         ([1.0, 1.0], [0.5, 1], {}, "a step is 0.5; steps count optimizer updates"),
         ([1.0, 1.0], [1, 1e30], {}, r"a step is 1e\+30"),
-        ([1.0, 1.0], [1, 10**9], {}, "more than 50000000 cannot be optimizer updates"),
+        ([1.0, 1.0], [1, 10**9], {}, "is 1000000000; more than 50000000 are not optimizer updates"),
         ([1.0, 1.0], [1, 5], {"logged_steps": 4}, "the logged run has 4 steps and its log goes to step 5"),
         ([1.0, 1.0], [1, 2, 3], {}, "both must be"),
         ([1.0, 1.0], None, {"kind": "l3"}, "the norm kind is 'l3'; it must be one of l2, l1, dual"),
         ([1.0, 1.0], None, {"loss": [1.0]}, "both must be"),
+        ([1.0, 1.0], None, {"every": 0}, "every is 0; it must be an integer >= 1"),
+        ([1.0, 1.0], None, {"logged_steps": "9"}, "logged_steps is '9'; it must be an integer >= 1"),
+        ("norms", None, {}, "norms and steps must be arrays of numbers"),
+        ([1.0] * 5, [1, 2, 1, 2, 1], {}, "3 of 5 rows repeat a step of another row; a step column that starts anew"),
     ],
 )
 def test_unusable_input_is_refused(values, steps, options, message):
@@ -127,6 +141,7 @@ def test_the_constructor_checks_and_does_not_clean():
     for values, steps, message in (
         ([1.0, 0.0], [1, 2], "finite and positive"),
         ([1.0, 1.0], [2, 1], "increase strictly"),
+        ([1.0, 1.0], [1.5, 2.5], "they must be integers"),
     ):
         with pytest.raises(RefineError, match=message):
             GradientNorms(steps, values, "l2", 2)

@@ -27,6 +27,8 @@ def test_plain_csv(make_log):
         PLAIN.replace(",", ";").replace("0.", "0,"),
         PLAIN.replace(",", ";"),
         PLAIN.replace(",", ", "),
+        PLAIN.replace("step,grad_norm", '"step","grad_norm"').replace(",", ", "),
+        PLAIN.replace("\n", "\r"),
         "\n# made by hand\n" + PLAIN,
         "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in PLAIN.split()),
         PLAIN.replace("step,grad_norm", "Iteration,train/Grad-Norm_step"),
@@ -98,6 +100,40 @@ def test_without_a_header_columns_are_numbers(make_log):
     assert read_norms(log, column="3", step_column="1").values.tolist() == [0.5, 0.25]
     single = make_log("0.5\n0.25\n0.125\n")
     assert read_norms(single, every=10).steps.tolist() == [10, 20, 30]
+
+
+def test_every_keeps_the_place_of_rows_without_a_norm(make_log):
+    for blank in ("", '""'):
+        norms = read_norms(make_log(f"grad_norm\n1\n{blank}\n3\n4\n"), every=10)
+        assert norms.steps.tolist() == [10, 30, 40]
+        assert dict(norms.dropped) == {"without a norm": 1}
+
+
+def test_a_name_that_means_compression_means_nothing(make_log):
+    assert read_norms(make_log(PLAIN, name="log.csv.zip")).steps.size == 3
+
+
+def test_several_learning_rates_are_not_used_and_that_is_said(make_log):
+    norms = read_norms(make_log("step,grad_norm,lr,learning_rate\n1,1,0.1,0.2\n2,1,0.1,0.2\n"))
+    assert norms.learning_rate is None
+    assert any("learning rates not used: 2 columns" in note for note in norms.source.notes)
+    groups = read_norms(make_log("step,grad_norm,lr-SGD/pg1,lr-SGD/pg2\n1,1,0.1,0.2\n2,1,0.1,0.2\n"))
+    assert groups.learning_rate.tolist() == [0.1, 0.1]
+    mixed = read_norms(make_log("step,grad_norm,lr-Adam,lr-SGD\n1,1,0.1,0.2\n2,1,0.1,0.2\n"))
+    assert mixed.source.optimizer is None
+
+
+def test_the_step_column_that_was_passed_over_is_named(make_log):
+    norms = read_norms(make_log("step,global_step,grad_norm\n1,100,1\n2,200,1\n"))
+    assert norms.steps.tolist() == [100, 200]
+    assert 'steps are from "global_step", not from "step": --step-column chooses' in norms.source.notes
+
+
+@pytest.mark.parametrize("end", [b"51,\0\0\0", b"51,0.0\xc3", b"51,\xff"])
+def test_a_last_line_that_a_crash_left_is_dropped_and_counted(make_log, end):
+    norms = read_norms(make_log(WHOLE.encode() + end))
+    assert norms.steps[-1] == 50
+    assert sum(norms.dropped.values()) == 1
 
 
 def test_the_norm_before_clipping_is_preferred(make_log):
@@ -197,6 +233,10 @@ def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
         ("1,2,3\n4,5,6\n", {}, "the file has no header and 3 columns"),
         ("step,gnorm\n1,1\n", {"every": 2, "step_column": "step"}, "--every and --step-column exclude each other"),
         ('{"step": 1}\n', {}, "the file looks like JSON"),
+        ('"Step","Group: a - gnorm"\n"1","1"\n', {}, "no column is known to be a gradient norm"),
+        ("step,val/grad_norm\n1,1\n2,1\n", {}, "no column is known to be a gradient norm"),
+        ("batch,grad_norm\n1,1\n2,1\n", {}, "no column is known to count optimizer steps"),
+        ("iter,grad_norm\n" + "1,1\n2,1\n" * 3, {}, "4 of 6 rows repeat a step of another row"),
         ("step,gnorm\n1,1\n", {"norm_kind": "l3"}, "norm_kind is 'l3'; it must be one of l2, l1, dual"),
         ("step,gnorm\n1,1\n", {"optimizer": "lion"}, "optimizer is 'lion'; it must be one of sgd, adam"),
         (b"step,grad_norm\xe9\n1,0.5\n", {}, "byte 0xe9 at offset 14 is not UTF-8"),

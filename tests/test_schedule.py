@@ -51,6 +51,7 @@ def test_repr_shows_first_peak_and_last():
 def test_equality_is_that_of_the_multipliers():
     assert linear(5) == Schedule(linear(5).multiplier, {"other": 1})
     assert hash(linear(5)) == hash(Schedule(linear(5).multiplier))
+    assert hash(Schedule([1.0, -0.0])) == hash(Schedule([1.0, 0.0]))
     assert linear(5) != linear(6)
     assert linear(5) != "linear"
 
@@ -64,11 +65,22 @@ def test_equality_is_that_of_the_multipliers():
         ([1.0, -0.1], r"multiplier\[1\] is -0.1"),
         ([0.5, 0.9], r"the largest multiplier is 0.9; it must be 1: Schedule.from_rates divides by it"),
         (["a"], "multiplier is not an array of numbers"),
+        ([1.0, 1.0, float("inf")], r"multiplier\[2\] is inf"),
     ],
 )
 def test_what_is_not_a_schedule_is_refused(values, message):
     with pytest.raises(RefineError, match=message):
         Schedule(values)
+
+
+def test_provenance_holds_json_values_only():
+    for value in (float("nan"), {1, 2}, object()):
+        with pytest.raises(RefineError, match="provenance must hold JSON values only"):
+            Schedule([1.0], {"x": value})
+
+
+def test_any_integer_is_a_step():
+    assert linear(1000).at(np.uint8(5)) == linear(1000).at(5)
 
 
 def test_from_rates_refuses_rates_without_a_peak():
@@ -139,6 +151,11 @@ def test_any_step_multiplier_csv_is_read(tmp_path):
             "a.json",
             '{"format": "refine-schedule", "format_version": 1, "total_steps": 1, "multiplier": [NaN]}',
             r"multiplier\[0\] is nan",
+        ),
+        (
+            "a.json",
+            '{"format": "refine-schedule", "format_version": 1, "total_steps": 1, "multiplier": [1' + "0" * 400 + "]}",
+            "is not a schedule",
         ),
         ("a.csv", "", "its first line must be step,multiplier"),
         ("a.csv", "step,multiplier\n", "multiplier has shape"),

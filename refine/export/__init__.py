@@ -54,14 +54,19 @@ def emit(
 
         contents[folder / FILES["figure"]] = lambda path: save_figure(result, path)
     write_files(contents, force=force)
-    if not plot:
-        (folder / FILES["figure"]).unlink(missing_ok=True)
+    stale = folder / FILES["figure"]
+    if not plot and stale.is_file():
+        stale.unlink()
     return {role: folder / name for role, name in FILES.items() if folder / name in contents}
 
 
 def refuse_existing(folder: Path) -> None:
     """Raise if the folder holds a result already, or is a file."""
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except OSError as error:
+        raise RefineError(f"cannot write {printable(folder)}: {error.strerror}; choose another --out") from None
+    if is_file:
         raise RefineError(f"{printable(folder)} is not a folder; choose another one with --out")
     for name in FILES.values():
         if os.path.lexists(folder / name):

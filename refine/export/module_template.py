@@ -5,14 +5,17 @@
     scheduler.step()
 
 Build the optimizer with the peak learning rate. Updates are optimizer steps, counted from 0: the first
-runs at multiplier(0), the last of T at multiplier(T - 1), which is above 0. PROVENANCE says where
-the schedule comes from and what was assumed.
+runs at multiplier(0), the last of T at multiplier(T - 1), which is above 0. Another total_steps stretches
+the schedule, its warmup too: for a run of another length, better run refine fit --total-steps again.
+PROVENANCE says where the schedule comes from and what was assumed.
 """
 
 import warnings
 from bisect import bisect_right
 from functools import partial
 from itertools import accumulate
+from math import isclose
+from operator import index
 
 try:
     import torch
@@ -48,8 +51,9 @@ def multiplier(step, total_steps=TOTAL_STEPS):
 class RefinedLR(LambdaLR):
     """LambdaLR over `multiplier` that resumes without surprises; build it with `make_scheduler`.
 
-    Each group keeps its own base rate; groups added later join with theirs. Optimizer and scheduler may
-    be built and loaded in any order. Loading the state of another horizon, schedule or base rate raises.
+    Each group keeps its own base rate. A group added later runs at its lr as given until the next
+    scheduler.step(), and joins then, that lr being its base rate. Optimizer and scheduler may be built and
+    loaded in any order. Loading the state of another horizon, schedule or base rate raises.
     """
 
     def __init__(self, optimizer, total_steps, last_epoch=-1):
@@ -59,10 +63,13 @@ class RefinedLR(LambdaLR):
             group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
         super().__init__(optimizer, partial(multiplier, total_steps=total_steps), last_epoch)
 
-    def get_lr(self):
+    def _join_groups(self):
         for group in self.optimizer.param_groups[len(self.base_lrs) :]:
             self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
             self.lr_lambdas.append(self.lr_lambdas[0])
+
+    def get_lr(self):
+        self._join_groups()
         if self.last_epoch > self.total_steps and not self._reported:
             self._reported = True
             warnings.warn(
@@ -74,32 +81,38 @@ class RefinedLR(LambdaLR):
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self):
+        self._join_groups()
         return {
             "schedule": SCHEDULE_ID,
             "total_steps": self.total_steps,
             "base_lrs": list(self.base_lrs),
             "last_epoch": self.last_epoch,
             "step_count": self._step_count,
+            "lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
         }
 
     def load_state_dict(self, state_dict):
         mine = self.state_dict()
         if state_dict.keys() != mine.keys():
             raise ValueError("this state was not saved by a scheduler that make_scheduler built")
+        same_base = len(state_dict["base_lrs"]) == len(mine["base_lrs"]) and all(
+            isclose(old, new, rel_tol=1e-6) for old, new in zip(state_dict["base_lrs"], mine["base_lrs"])
+        )
         for key in ("schedule", "total_steps", "base_lrs"):
-            if state_dict[key] != mine[key]:
+            if state_dict[key] != mine[key] and not (key == "base_lrs" and same_base):
                 raise ValueError(
-                    f"the checkpoint has {key}={state_dict[key]!r} and this run {mine[key]!r}; resume with the "
-                    f"same one, or start at that update with last_epoch={state_dict['last_epoch'] - 1} instead"
+                    f"the checkpoint has {key}={state_dict[key]!r} and this run {mine[key]!r}; resume with the same, "
+                    "or, to change it, load the optimizer only, set each group's initial_lr to its base rate and "
+                    f"build the scheduler after that, with last_epoch={state_dict['last_epoch'] - 1}"
                 )
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["step_count"]
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr()):
+        self._last_lr = list(state_dict["lrs"])
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr):
             if torch.is_tensor(group["lr"]):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
 
 def make_scheduler(optimizer, total_steps=None, last_epoch=-1):
@@ -111,6 +124,8 @@ def make_scheduler(optimizer, total_steps=None, last_epoch=-1):
     if LambdaLR is object:
         raise ImportError("make_scheduler needs torch; multiplier(step, total_steps) does not")
     steps = TOTAL_STEPS if total_steps is None else total_steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
         raise ValueError(f"total_steps is {total_steps!r}; it must be a positive integer, the number of updates")
-    return RefinedLR(optimizer, steps, last_epoch)
+    if last_epoch < -1:
+        raise ValueError(f"last_epoch is {last_epoch!r}; it must be the last update done, or -1 to start")
+    return RefinedLR(optimizer, index(steps), last_epoch)

@@ -60,7 +60,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "iter",
         "train_iter",
         "update",
-        "batch",
     ),
     "lr": ("learning_rate", "lr", "current_learning_rate", "train_lr", "lr_group_0", "learning_rate_group0"),
     "loss": (
@@ -82,6 +81,7 @@ NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
 
 _PREFIX = re.compile(r"(?:train|training|optim|optimizer|learning|loss_metrics|trainer|metrics|data|opt)_(?=.)")
 _OPTIMIZER_LR = re.compile(r"lr[-/](?P<optimizer>[a-z]\w*)(?:[-/](?:group|pg)?[01])?", re.IGNORECASE)
+_HELD_OUT = re.compile(r"(?:val|valid|validation|eval|test)[/_]", re.IGNORECASE)
 _NOT_A_NORM = re.compile(r"max_grad|clip|param|weight|update|moment|exp_avg|spike|var|std|samples|eval|val|test")
 _FAMILIES: tuple[tuple[OptimizerFamily, re.Pattern[str]], ...] = (
     ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion", re.IGNORECASE)),
@@ -125,19 +125,17 @@ def looks_like_norm(name: str) -> bool:
 
 
 def named_optimizer(names: Iterable[str]) -> OptimizerFamily | None:
-    """Optimizer family that learning-rate columns such as ``lr-AdamW`` name.
+    """Optimizer family that learning-rate columns such as ``lr-AdamW`` name, if they agree.
 
     Examples
     --------
     >>> named_optimizer(["lr-AdamW"]), named_optimizer(["lr/SGD/0"]), named_optimizer(["lr"])
     ('adam', 'sgd', None)
     """
-    for name in names:
-        match = _OPTIMIZER_LR.fullmatch(short_name(name))
-        for family, pattern in _FAMILIES if match else ():
-            if match and pattern.search(match["optimizer"]):
-                return family
-    return None
+    found = set()
+    for match in filter(None, (_OPTIMIZER_LR.fullmatch(short_name(name)) for name in names)):
+        found |= {family for family, pattern in _FAMILIES if pattern.search(match["optimizer"])}
+    return found.pop() if len(found) == 1 else None
 
 
 def short_name(name: str) -> str:
@@ -151,7 +149,8 @@ def _plain(name: str) -> str:
 
 def _forms(name: str) -> set[str]:
     metric = short_name(name)
-    if metric.endswith(("__MIN", "__MAX")):
+    # Helper columns, means over runs (W&B groups) and metrics of held-out data are something else.
+    if metric.endswith(("__MIN", "__MAX")) or name.startswith("Group: ") or _HELD_OUT.match(metric):
         return set()
     forms: set[str] = set()
     for form in (_plain(metric), _plain(metric.rsplit("/", 1)[-1])):

@@ -18,14 +18,14 @@ from ..errors import RefineError
 from ..files import printable
 from ..norms import GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
-from .columns import NORM_ROLES, find, looks_like_norm, named_optimizer, short_name
+from .columns import NORM_ROLES, find, looks_like_norm, named_optimizer
 
 __all__ = ["read_table"]
 
 _SAMPLE = 65_536
 _EMPTY = {"", "na", "n/a", "null", "none", "-"}
 _STEP_COVERAGE = 0.95
-_NARROW = 8
+_NARROW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,25 @@ def read_table(
     lr, notes = _choose_lr(layout, lr_column)
     named = named_optimizer(layout.names)
     norm, kind = _choose_norm(layout, column, norm_kind, optimizer or named)
+    if named is None and kind in ("l1", "dual") and not find("l2", layout.names):
+        named = "adam"  # nobody logs only these for another family
     loss = next((i for i in find("loss", layout.names) if i != norm), None)
     steps = _candidate_steps(layout, step_column, norm, every)
     low = _bucket_minimum(layout, norm)
 
     wanted = sorted({i for i in (norm, lr, loss, low, *steps) if i is not None})
-    frame = _load(layout, wanted)
-    values, empty, repeated = _numbers(layout, frame, norm)
+    # Without a step column a blank line is a row too: it holds the place of its step.
+    frame = _load(layout, wanted, skip_blank=every is None)
+    values, empty, repeated = _numbers(layout, frame, norm, skip_blank=every is None)
     if not np.isfinite(values).any():
         raise RefineError(
             f'column "{layout.describe(norm)}" holds no finite number in {len(frame)} rows; '
             "choose another with --column"
         )
     step, axis = _choose_steps(layout, frame, steps, np.isfinite(values), repeated)
+    if step is not None and len(steps) > 1:
+        others = ", ".join(f'"{layout.describe(i)}"' for i in steps if i != step)
+        notes.append(f'steps are from "{layout.describe(step)}", not from {others}: --step-column chooses')
     if low is not None and not np.array_equal(_coerce(frame[low])[~empty], values[~empty], equal_nan=True):
         notes.append("the export is bucketed (__MIN differs from the value): each point is a mean, spikes are lost")
     if layout.format.startswith("W&B") and step is not None and layout.names[step] == "Step":
@@ -117,11 +123,11 @@ def _sniff(path: Path) -> _Layout:
         sample = stream.read(_SAMPLE)
     if not sample.strip():
         raise RefineError("the file is empty; name a log with a header and rows, such as step,grad_norm")
-    if b"\0" in sample or sample[:2] == b"\x1f\x8b":
+    whole_lines = sample[: sample.rfind(b"\n") + 1] or sample  # the last one may have been cut while written
+    if b"\0" in whole_lines or sample[:2] == b"\x1f\x8b":
         raise RefineError("the file is binary or UTF-16; refine reads CSV and TSV text in UTF-8: convert it first")
-    complete = len(sample) < _SAMPLE
     try:
-        text = sample[: None if complete else sample.rfind(b"\n") + 1 or None].decode("utf-8-sig")
+        text = whole_lines.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RefineError(
             f"byte {error.object[error.start]:#04x} at offset {error.start} is not UTF-8; "
@@ -135,11 +141,12 @@ def _sniff(path: Path) -> _Layout:
         raise RefineError("the file holds comments only; name a log with a header and rows, such as step,grad_norm")
     head = lines[skip]
     delimiter = max("\t;,", key=head.count)
-    first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter))]
+    first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
     decimal = "," if delimiter == ";" and not any("." in line for line in lines[skip + 1 : skip + 20]) else "."
     header = not all(_is_number(field, decimal) for field in first)
     names = first if header else [str(i + 1) for i in range(len(first))]
-    if header and not any(line.strip() for line in lines[skip + 1 :]):
+    rest = sample[len(whole_lines) :]
+    if header and not rest and not any(line.strip() for line in lines[skip + 1 :]):
         raise RefineError("the file holds a header and no rows; name a log of a finished run")
     return _Layout(path, delimiter, decimal, names, header, skip + header, _truncated(path, delimiter, len(names)))
 
@@ -161,7 +168,7 @@ def _truncated(path: Path, delimiter: str, width: int) -> int:
     with open(path, "rb") as stream:
         stream.seek(0, io.SEEK_END)
         stream.seek(max(0, stream.tell() - _SAMPLE))
-        *before, last = stream.read().split(b"\n")
+        *before, last = stream.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if not last.strip():
         return 0
     try:
@@ -172,7 +179,7 @@ def _truncated(path: Path, delimiter: str, width: int) -> int:
         return len(last)
     if last.endswith(b'"') or len(before) < 4 or (_is_number(fields[-1], ".") and float(fields[-1] or "nan") == 0.0):
         return 0
-    shortest = min(len(line.rstrip(b"\r").rsplit(delimiter.encode(), 1)[-1]) for line in before[1:])
+    shortest = min(len(line.rsplit(delimiter.encode(), 1)[-1]) for line in before[1:])
     return len(last) if len(fields[-1]) < shortest else 0
 
 
@@ -180,10 +187,9 @@ def _choose_lr(layout: _Layout, lr_column: str | None) -> tuple[int | None, list
     if lr_column is not None:
         return _by_name(layout, lr_column, "--lr-column"), []
     found = find("lr", layout.names)
-    metrics = {short_name(layout.names[i]) for i in found}
-    if len(found) > len(metrics):
+    if len(found) > 1:
         listed = ", ".join(f'"{layout.describe(i)}"' for i in found)
-        return None, [f"learning rates not used: several columns ({listed}); choose one with --lr-column"]
+        return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
     return (found[0] if found else None), []
 
 
@@ -267,7 +273,7 @@ def _bucket_minimum(layout: _Layout, norm: int) -> int | None:
     return layout.names.index(name) if name in layout.names else None
 
 
-def _load(layout: _Layout, columns: Sequence[int], **options: Any) -> pd.DataFrame:
+def _load(layout: _Layout, columns: Sequence[int], *, skip_blank: bool, **options: Any) -> pd.DataFrame:
     """Columns by position, for all rows below the first line.
 
     pandas checks the number of fields of every row only where it loads all columns.
@@ -287,7 +293,9 @@ def _load(layout: _Layout, columns: Sequence[int], **options: Any) -> pd.DataFra
                 index_col=False,
                 skiprows=layout.skip,
                 skipinitialspace=True,
+                skip_blank_lines=skip_blank,
                 low_memory=False,
+                compression=None,
                 **options,
             )
     except pd.errors.EmptyDataError:
@@ -305,7 +313,7 @@ def _load(layout: _Layout, columns: Sequence[int], **options: Any) -> pd.DataFra
 
 
 def _numbers(
-    layout: _Layout, frame: pd.DataFrame, column: int
+    layout: _Layout, frame: pd.DataFrame, column: int, *, skip_blank: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Norms, rows without any, and rows that repeat the header; text is refused."""
     series = frame[column]
@@ -314,7 +322,10 @@ def _numbers(
         values = series.to_numpy(np.float64)
         if not np.isnan(values).any():
             return values, none, none
-    texts = [text.strip() for text in _load(layout, [column], dtype=str, na_filter=False)[column].tolist()]
+    texts = [
+        text.strip()
+        for text in _load(layout, [column], skip_blank=skip_blank, dtype=str, na_filter=False)[column].tolist()
+    ]
     values = np.full(len(texts), np.nan)
     empty, repeated = none.copy(), none.copy()
     for row, text in enumerate(texts):
