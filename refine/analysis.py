@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .bound import best_omega
-from .describe import decay_exponent, peak_fraction, rise_after_peak
+from .describe import decay_exponent, dip_before_peak, peak_fraction, rise_after_peak
 from .diagnostics import Flag, check, end_to_start, spike_ratio, tiny_norms
 from .digits import on_grid
 from .errors import RefineError
@@ -39,7 +39,7 @@ _COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Refinement:
     """A schedule for the next run, and everything that led to it.
 
@@ -62,7 +62,8 @@ class Refinement:
     prior : Prior
         What is known of the logged run's own learning rates.
     gain_over_linear, gain_over_cosine : float
-        Best bound of the other over the schedule's own, on norms smoothed with both ends reflected.
+        Best bound of the other, with the same warmup, over the schedule's own, on norms smoothed with
+        both ends reflected.
     peak_lr_ratio : float or None
         Suggested peak learning rate over the old one (equal area); None where it cannot be told.
     flags : tuple of Flag
@@ -87,6 +88,9 @@ class Refinement:
     flags: tuple[Flag, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Refinement(mode={self.mode!r}, decision={self.decision!r}, schedule={self.schedule!r})"
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -229,8 +233,8 @@ def refined_schedule(
         smoothed=smoothed,
         warmup_steps=warmup_steps,
         prior=prior,
-        gain_over_linear=yardstick.linear / own,
-        gain_over_cosine=yardstick.cosine / own,
+        gain_over_linear=yardstick.best(linear(steps, warmup_steps=warmup_steps).multiplier) / own,
+        gain_over_cosine=yardstick.best(cosine(steps, warmup_steps=warmup_steps).multiplier) / own,
         peak_lr_ratio=ratio,
         flags=check({**values, "peak LR ratio": ratio}),
         assumptions=tuple(assumptions),
@@ -276,7 +280,7 @@ def _candidate(
     if mode == "progress":
         if prior.multiplier is None:
             raise RefineError(
-                "mode progress needs the logged run's learning rates and the log has none; "
+                "mode progress needs the learning rates of (nearly) the whole logged run and the log lacks them; "
                 "name their column with --lr-column or the schedule with --prior-schedule"
             )
         weights = inverse_squared_norms(norms.on_updates(smoothed, norms.total_steps), optimizer=family)
@@ -297,8 +301,6 @@ class _Yardstick:
             1.0 / inverse_squared_norms(column, optimizer=family)
             for column in (self.smoothed, norms.on_updates(norms.values, size))
         )
-        self.linear = best_omega(linear(size).multiplier, self.squared)
-        self.cosine = best_omega(cosine(size).multiplier, self.squared)
 
     def best(self, multiplier: NDArray[np.float64]) -> float:
         return best_omega(multiplier[self.updates], self.squared)
@@ -324,8 +326,9 @@ def _flag_values(
         "first multiplier": float(candidate[0]),
         "peak position": peak_fraction(candidate),
         "decay exponent": fit[0] if fit else None,
+        "dip before peak": dip_before_peak(candidate),
         "rise after peak": rise_after_peak(candidate),
-        "bound gain": yardstick.linear / yardstick.best(candidate),
+        "bound gain": yardstick.best(linear(candidate.size).multiplier) / yardstick.best(candidate),
         "raw bound": yardstick.raw_excess(candidate),
         "spikes": spike_ratio(norms.values, reflected, optimizer=family),
         "longest gap": norms.longest_gap / norms.total_steps,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["decay_exponent", "peak_fraction", "rise_after_peak", "warmup_fraction"]
+__all__ = ["decay_exponent", "dip_before_peak", "peak_fraction", "rise_after_peak", "warmup_fraction"]
 
 _MOST_POINTS = 100_000
 
@@ -68,6 +68,19 @@ def decay_exponent(multiplier: npt.ArrayLike, *, until: float = 0.99) -> tuple[f
     slope = float(u @ v) / spread
     residual = v - slope * u
     return slope, 1.0 - float(residual @ residual) / total
+
+
+def dip_before_peak(multiplier: npt.ArrayLike) -> float:
+    """Largest fall before the peak, as a fraction of the peak: 0 for a schedule that only rises to it.
+
+    Examples
+    --------
+    >>> dip_before_peak([0.5, 0.75, 0.25, 1.0, 0.1])
+    0.5
+    """
+    h = np.asarray(multiplier, dtype=np.float64)
+    rise = h[: int(np.argmax(h)) + 1]
+    return float(np.max(np.maximum.accumulate(rise) - rise) / h.max())
 
 
 def rise_after_peak(multiplier: npt.ArrayLike) -> float:

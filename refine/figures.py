@@ -27,20 +27,20 @@ __all__ = ["SUFFIXES", "check_suffix", "plot", "plot_norms", "plot_schedules", "
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
-_COLOURS = ("#0b5fa5", "#d1701c", "#4c8c4a", "#8d5fa8", "#a8323e", "#3f3f3f")
+_COLOURS = ("#0b5fa5", "#d1701c", "#4c8c4a", "#8d5fa8", "#a8323e", "#3f3f3f", "#c09a1a")
 _RAW, _SMOOTHED, _OLD = "#b4c3d2", "#1d2b3a", "#8a8a8a"
 _MOST_POINTS = 2_000
 
 
 def plot(
-    what: Refinement | Mapping[str, Schedule], norms: GradientNorms | None = None, *, smoothing: float = 0.1
+    what: Refinement | Schedule | Mapping[str, Schedule], norms: GradientNorms | None = None, *, smoothing: float = 0.1
 ) -> Figure:
     """Schedules above; below them, where there is a log, its raw and smoothed norms.
 
     Parameters
     ----------
-    what : Refinement or mapping of name to Schedule
-        A result is drawn against cosine and linear decay, on its own norms.
+    what : Refinement, Schedule or mapping of name to Schedule
+        A result is drawn against cosine and linear decay with the same warmup, on its own norms.
     norms : GradientNorms, optional
         For a mapping: the log to draw below.
     smoothing : float
@@ -52,6 +52,8 @@ def plot(
     """
     from matplotlib.figure import Figure
 
+    if isinstance(what, Schedule):
+        what = {"schedule": what}
     if isinstance(what, Refinement):
         norms, smoothed = what.norms, what.smoothed
     elif norms is not None:
@@ -101,22 +103,27 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
 
 def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None, *, ax: Axes | None = None) -> Axes:
     """Raw norms (their range, where there are many) and smoothed norms on a log axis."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     ax = _axes(ax)
     at = norms.updates
     if at.size <= _MOST_POINTS:
-        ax.plot(at, norms.values, color=_RAW, linewidth=0.8, label="raw")
+        ax.plot(*_broken(at, norms.values), color=_RAW, linewidth=0.8, label="raw")
     else:
         starts = np.linspace(0, at.size, _MOST_POINTS, endpoint=False).astype(np.int64)
         lowest = np.minimum.reduceat(norms.values, starts)
         highest = np.maximum.reduceat(norms.values, starts)
-        ax.fill_between(at[starts], lowest, highest, color=_RAW, linewidth=0.4, label="raw")
+        x, lowest, highest = _broken(at[starts], lowest, highest)
+        ax.fill_between(x, lowest, highest, color=_RAW, linewidth=0.4, label="raw")
     if smoothed is not None:
         chosen = _thinned(at.size)
-        ax.plot(at[chosen], smoothed[chosen], color=_SMOOTHED, linewidth=1.6, label="smoothed")
+        ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    span = norms.values.max() / norms.values.min()
+    if span < 5.0:
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 200.0 else (1.0,), numticks=7))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlim(0, norms.total_steps)
@@ -151,8 +158,10 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
 def _plot_result(result: Refinement, ax: Axes) -> None:
     schedule = result.schedule
     steps = schedule.total_steps
-    main = result.mode if result.decision == "refined" else "linear with warmup"
-    plot_schedules({main: schedule, "cosine": cosine(steps), "linear": linear(steps)}, ax=ax)
+    drawn: dict[str, Schedule] = {result.mode if result.decision == "refined" else "linear": schedule}
+    for name, family in (("cosine", cosine), ("linear", linear)):
+        drawn.setdefault(name, family(steps, warmup_steps=result.warmup_steps))
+    plot_schedules(drawn, ax=ax)
     if result.fell_back:
         scale = steps / result.norms.total_steps
         rejected = result.logged_multiplier
@@ -186,12 +195,36 @@ def _thinned(size: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, size - 1, min(size, _MOST_POINTS)).astype(np.int64))
 
 
+def _broken(at: NDArray[np.int64], *columns: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Put a nan into every long gap of the axis, so that no line is drawn across it."""
+    between = np.diff(at)
+    gaps = np.flatnonzero((between > 10 * np.median(between)) & (between > 0.02 * at[-1])) + 1
+    return [np.insert(column.astype(np.float64), gaps, np.nan) for column in (at, *columns)]
+
+
 def _finish(ax: Axes) -> None:
+    from matplotlib.ticker import StrMethodFormatter
+
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="#e6e6e6", linewidth=0.6)
     ax.set_axisbelow(True)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     handles = [*ax.get_lines(), *(c for c in ax.collections if not str(c.get_label()).startswith("_child"))]
     # Names come from files: a leading "_" must not hide them, nor "$" start a formula.
-    legend = ax.legend(handles, [printable(h.get_label(), limit=60) for h in handles], frameon=False, fontsize=8.5)
+    labels = [printable(h.get_label(), limit=60) for h in handles]
+    # Above the axes: there is no corner that every schedule leaves free.
+    columns = len(labels) if sum(len(label) + 6 for label in labels) < 88 else 2 if max(map(len, labels)) < 40 else 1
+    legend = ax.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=columns,
+        borderaxespad=0.3,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.8,
+        columnspacing=1.2,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)

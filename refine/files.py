@@ -27,7 +27,7 @@ def write_files(contents: Mapping[Path, Content], *, force: bool = False) -> Non
     if not force:
         for path in contents:
             if os.path.lexists(path):
-                raise RefineError(f"{printable(path)} exists; choose another place, or overwrite it with force")
+                raise RefineError(f"{printable(path)} exists; choose another place, or overwrite it (--force)")
     made: list[Path] = []
     staging: dict[Path, Path] = {}
     current = Path()

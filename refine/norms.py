@@ -50,7 +50,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class GradientNorms:
     """Gradient norms of a finished run, at the steps that were logged.
 
@@ -122,6 +122,10 @@ class GradientNorms:
             )
         check_count("the number of updates of the logged run", self.total_steps, least=1)
 
+    def __repr__(self) -> str:
+        span = f"steps={self.steps[0]}..{self.steps[-1]}, total_steps={self.total_steps}"
+        return f"GradientNorms(points={self.steps.size}, {span}, kind={self.kind!r}, source={self.source.name!r})"
+
     @classmethod
     def from_values(
         cls,
@@ -168,8 +172,9 @@ class GradientNorms:
         cleaned = clean(axis, raw, empty)
         kept = cleaned.steps
         total = int(kept[-1]) if kept.size else 0
-        # Told from all rows: that of step 0 may have been dropped.
-        from_zero = bool(np.any(axis == 0)) and not np.any(axis < 0)
+        # The norm of step 0 may have been dropped; a row without any belongs to another metric.
+        of_norms = axis if empty is None else axis[~empty]
+        from_zero = bool(np.any(of_norms == 0))
         if kept.size > 1 and from_zero:
             total += stride(kept)
         return cls(

@@ -88,6 +88,7 @@ def read_prior(
     """
     if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+    notes: tuple[str, ...] = ()
     if prior_schedule is not None:
         if isinstance(prior_schedule, str):
             origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
@@ -95,7 +96,12 @@ def read_prior(
             origin = "given"
         multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
-        return Prior(multiplier, peak_lr, rising + 1 if rising else 0, origin)
+        notes = (
+            ("the logged learning rates are not used: the prior schedule is given",)
+            if norms.learning_rate is not None
+            else ()
+        )
+        return Prior(multiplier, peak_lr, rising + 1 if rising else 0, origin, notes)
     rates = norms.learning_rate
     if rates is None:
         return Prior(peak_lr=peak_lr)
@@ -115,9 +121,11 @@ def read_prior(
         return Prior(area, peak_lr, None, "the log")
     if warmup == 1:
         warmup = 0
-    notes: tuple[str, ...] = ()
+    notes = ()
+    if peak_lr is not None and not math.isclose(peak_lr, peak, rel_tol=1e-3):
+        notes = (f"the peak learning rate is {peak_lr:g}, as given; the log says {peak:g}",)
     if warmup and norms.updates[first] == seen[0]:
-        notes = (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
+        notes += (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
     return Prior(area, peak_lr or peak, warmup, "the log", notes)
 
 
@@ -140,6 +148,8 @@ def named_schedule(name: str, total_steps: int | None) -> Schedule:
     if is_file(name):
         schedule = Schedule.load(name)
         return schedule if total_steps is None else schedule.resample(total_steps)
+    if total_steps is None and name.endswith(".py"):
+        raise RefineError(f"{name} is code; name the schedule.csv or schedule.json beside it")
     if total_steps is None:
         raise RefineError(f"{name} has no length of its own; give the number of updates with --total-steps")
     return from_name(name, total_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 from .analysis import Refinement
@@ -78,7 +79,10 @@ def summary(result: Refinement) -> str:
 
     def block(name: str, *texts: str) -> None:
         for i, text in enumerate(texts):
-            lines.append(f"{name if i == 0 else '':9} {text}")
+            first, *rest = textwrap.wrap(text, 105, drop_whitespace=True, replace_whitespace=False) or [""]
+            indent = text[: len(text) - len(text.lstrip())]
+            lines.append(f"{name if i == 0 else '':9} {indent}{first.lstrip()}")
+            lines.extend(f"{'':11} {line}" for line in rest)
 
     block("read", *_read(result, d))
     block("used", _used(result))
@@ -98,7 +102,7 @@ def _headline(result: Refinement) -> str:
     elif result.decision == "linear":
         text = f"linear decay for {updates}, as asked"
     else:
-        overruled = result.mode == "refined" and any(f.raised and f.rule.action == "fall back" for f in result.flags)
+        overruled = any(f.raised and f.rule.action == "fall back" for f in result.flags)
         text = f"{result.mode} schedule for {updates}" + (", against the guard's advice" if overruled else "")
     if result.optimizer_source == "assumed":
         text += f"; ASSUMED optimizer {result.optimizer} (--optimizer)"
@@ -142,15 +146,16 @@ def _used(result: Refinement) -> str:
 def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
     warm, steps = d["warmup_fraction"], result.schedule.total_steps
     texts = [
-        f"warmup: {round(warm * steps):,} updates to 90 % of the peak, {warm:.1%} of the run; "
-        f"peak at {d['peak_fraction']:.1%}"
+        (f"warmup: a line over the first {result.warmup_steps:,} updates; " if result.warmup_steps else "")
+        + f"90 % of the peak at update {round(warm * steps):,} ({warm:.1%}), the peak at "
+        f"{round(d['peak_fraction'] * steps):,} ({d['peak_fraction']:.1%})"
     ]
     if d["decay_exponent"] is not None:
         texts.append(f"anneal: like (1 - t/T)^{d['decay_exponent']:.2f}, R^2 {d['decay_r2']:.3f}")
     if d["gain_over_linear"] is not None and d["gain_over_cosine"] is not None:
         texts.append(
-            f"bound: linear decay's is {d['gain_over_linear']:.3f} times this one's, cosine's "
-            f"{d['gain_over_cosine']:.3f} times (convex, on these norms: no promise)"
+            f"gain in the bound: {d['gain_over_linear'] - 1:+.1%} over linear decay, {d['gain_over_cosine'] - 1:+.1%} "
+            "over cosine, same warmup (convex theory: no promise)"
         )
     if d["peak_lr_ratio"] is None:
         why = "kept a constant rate" if result.prior.is_constant else "has unknown rates"
@@ -164,12 +169,20 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
 
 
 def _flag_table(result: Refinement) -> list[str]:
-    rows = ["(norms; refined schedule before guard and warmup; peak rate of what is returned)"]
+    titles = {
+        "norms": "of the norms",
+        "refined": f"of the {result.mode} schedule, before guard and warmup",
+        "returned": "of the result",
+    }
+    rows: list[str] = []
     for flag in result.flags:
+        title = titles.get(flag.rule.about, "")
+        if title not in rows:
+            rows.append(title)
         value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"
         state = "FELL BACK" if flag in result.fell_back else "WARN" if flag.raised else "ok"
         rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
-        rows.append(f"{flag.rule.name:17}{value:>9}   {rule:24}{state}")
+        rows.append(f"  {flag.rule.name:17}{value:>9}   {rule:24}{state}")
     return rows
 
 

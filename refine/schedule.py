@@ -19,14 +19,13 @@ from .digits import csv_rows, json_rows
 from .errors import RefineError
 from .files import printable, write_files
 
-__all__ = ["FORMAT_VERSION", "MAX_STEPS", "Schedule", "check_count"]
+__all__ = ["FORMAT_VERSION", "MAX_STEPS", "Schedule", "check_count", "metadata_path"]
 
 FORMAT_VERSION = 1
 MAX_STEPS = 50_000_000
 """More are taken for samples or tokens, not updates."""
 
 _FORMAT = "refine-schedule"
-_CSV_MARK = f"# {_FORMAT} "
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -182,20 +181,21 @@ class Schedule:
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write ``.json`` or ``.csv`` (by the suffix), whole or not at all; floats read back exactly.
 
-        The CSV has the columns ``step,multiplier`` below one ``#`` line of provenance
-        (``pandas.read_csv(path, comment="#")``).
+        The CSV is two bare columns, ``step,multiplier``, that anything reads. What it has no place for,
+        provenance and format version, is beside it in ``<name>.csv-metadata.json`` (W3C, *Model for
+        Tabular Data and Metadata on the Web*).
         """
         path = Path(path)
-        write_files({path: self.text(path.suffix)}, force=force)
+        write_files(self.contents(path), force=force)
         return path
 
-    def text(self, suffix: str) -> Iterator[str]:
-        """Pieces of the file that `save` writes for a suffix, ``.csv`` or ``.json``."""
-        if suffix == ".csv":
-            return self._csv()
-        if suffix == ".json":
-            return self._json()
-        raise RefineError(f"a schedule is saved as .csv or .json, not {printable(suffix)!r}: change the suffix")
+    def contents(self, path: Path) -> dict[Path, Iterator[str]]:
+        """Return the text of the files that `save` writes, in pieces."""
+        if path.suffix == ".csv":
+            return {path: self._csv(), metadata_path(path): self._metadata(path.name)}
+        if path.suffix == ".json":
+            return {path: self._json()}
+        raise RefineError(f"a schedule is saved as .csv or .json, not {printable(path.suffix)!r}: change the suffix")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
@@ -207,17 +207,12 @@ class Schedule:
             Missing file, other format, newer format version, or multipliers that are not a schedule.
         """
         name = printable(path)
+        text = _read(path)
         try:
-            with open(path, encoding="utf-8-sig") as stream:
-                text = stream.read()
-        except OSError as error:
-            raise RefineError(f"cannot read {name}: {error.strerror}; check the path") from None
-        except UnicodeDecodeError:
-            raise RefineError(
-                f"{name} is not UTF-8 text; a schedule is a .csv or .json file that refine wrote"
-            ) from None
-        try:
-            return cls(*(_parse_json(text) if text.lstrip()[:1] == "{" else _parse_csv(text)))
+            if text.lstrip()[:1] == "{":
+                return cls(*_parse_json(text))
+            beside = metadata_path(Path(path))
+            return cls(*_parse_csv(text, _read(beside) if beside.is_file() else None))
         except (ValueError, RecursionError, OverflowError) as error:  # RefineError is a ValueError
             raise RefineError(f"{name} is not a schedule: {printable(error)}") from None
 
@@ -229,8 +224,14 @@ class Schedule:
         }
 
     def _csv(self) -> Iterator[str]:
-        yield f"{_CSV_MARK}{json.dumps(self._header())}\nstep,multiplier\n"
+        yield "step,multiplier\n"
         yield from csv_rows(self.multiplier)
+
+    def _metadata(self, name: str) -> Iterator[str]:
+        columns = [{"name": "step", "datatype": "integer"}, {"name": "multiplier", "datatype": "double"}]
+        about = {"format": _FORMAT, **self._header()}
+        table = {"@context": "http://www.w3.org/ns/csvw", "url": name, "tableSchema": {"columns": columns}}
+        yield json.dumps({**table, "dc:provenance": about}, indent=1) + "\n"
 
     def _json(self) -> Iterator[str]:
         yield json.dumps({"format": _FORMAT, **self._header()}, indent=1).removesuffix("\n}")
@@ -283,16 +284,35 @@ def _parse_json(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
     return np.array(values, dtype=np.float64), _check_header(data, len(values))
 
 
-def _parse_csv(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    mark, _, rest = text.partition("\n")
-    header = None
-    if mark.startswith(_CSV_MARK):
-        header, text = json.loads(mark.removeprefix(_CSV_MARK)), rest
+def _parse_csv(text: str, metadata: str | None) -> tuple[NDArray[np.float64], dict[str, Any]]:
     columns, _, body = text.partition("\n")
     if columns.strip() != "step,multiplier":
         raise RefineError("its first line must be step,multiplier")
     table = np.loadtxt(body.splitlines(), delimiter=",", ndmin=2) if body.strip() else np.empty((0, 2))
     if table.shape[1:] != (2,) or not np.array_equal(table[:, 0], np.arange(len(table))):
         raise RefineError("its rows must be step,multiplier with the steps 0, 1, 2, ... in order")
-    provenance = _check_header(header, len(table)) if header is not None else {}
-    return table[:, 1].copy(), provenance
+    about = None if metadata is None else json.loads(metadata).get("dc:provenance")
+    return table[:, 1].copy(), {} if about is None else _check_header(about, len(table))
+
+
+def _read(path: str | os.PathLike[str]) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            return stream.read()
+    except OSError as error:
+        raise RefineError(f"cannot read {printable(path)}: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise RefineError(
+            f"{printable(path)} is not UTF-8 text; a schedule is a .csv or .json file that refine wrote"
+        ) from None
+
+
+def metadata_path(path: Path) -> Path:
+    """Where the provenance of a CSV is.
+
+    Examples
+    --------
+    >>> str(metadata_path(Path("a/schedule.csv")))
+    'a/schedule.csv-metadata.json'
+    """
+    return path.with_name(path.name + "-metadata.json")

@@ -161,6 +161,12 @@ def test_gains_compare_best_bounds_on_reflected_norms():
     own = best_omega(result.schedule.multiplier, n)
     assert result.gain_over_linear == pytest.approx(best_omega(linear(T).multiplier, n) / own)
     assert result.gain_over_cosine == pytest.approx(best_omega(cosine(T).multiplier, n) / own)
+    warmed = refined_schedule(EARLY, optimizer="sgd")
+    others = (family(T, warmup_steps=10).multiplier for family in (linear, cosine))
+    own = best_omega(warmed.schedule.multiplier, n)
+    expected = [best_omega(other, n) / own for other in others]
+    assert [warmed.gain_over_linear, warmed.gain_over_cosine] == pytest.approx(expected)
+    assert refined_schedule(np.ones(T)).gain_over_linear == pytest.approx(1.0)
 
 
 def test_another_horizon_keeps_the_shape_and_the_warmup_in_steps():
@@ -273,6 +279,16 @@ class TestPeakLearningRate:
         given_schedule = refined_schedule(EARLY, prior_schedule=Schedule(self.RATES / 0.3))
         assert given_schedule.schedule == logged.schedule
 
+    def test_what_the_caller_says_wins_over_the_log_and_that_is_said(self):
+        norms = GradientNorms.from_values(EARLY, learning_rate=self.RATES)
+        result = refined_schedule(norms, prior_schedule="cosine")
+        assert result.warmup_steps == 0
+        assert "the logged learning rates are not used: the prior schedule is given" in result.warnings
+        result = refined_schedule(norms, peak_lr=0.5)
+        assert result.prior.peak_lr == 0.5
+        assert "the peak learning rate is 0.5, as given; the log says 0.3" in result.warnings
+        assert not any("peak learning rate is" in w for w in refined_schedule(norms, peak_lr=0.3).warnings)
+
     def test_a_constant_rate_gets_no_suggestion(self):
         rates = np.minimum(np.arange(1, T + 1) / 20, 1.0)
         rates[-1] = 0.0
@@ -304,8 +320,20 @@ class TestPeakLearningRate:
 
 
 def test_progress_needs_learning_rates():
-    with pytest.raises(RefineError, match="mode progress needs the logged run's learning rates and the log has none"):
+    with pytest.raises(RefineError, match="mode progress needs the learning rates of .nearly. the whole logged run"):
         refined_schedule(EARLY, mode="progress")
+
+
+def test_other_modes_say_on_the_first_line_that_the_guard_would_refuse():
+    result = refined_schedule(FALLING, optimizer="sgd", mode="paper")
+    assert result.summary().startswith("paper schedule for 500 updates, against the guard's advice")
+    assert "FELL BACK" not in result.summary()
+
+
+def test_reprs_are_one_line():
+    result = refined_schedule(EARLY)
+    assert repr(result).startswith("Refinement(mode='refined', decision='refined', schedule=Schedule(total_steps=500")
+    assert repr(result.norms) == "GradientNorms(points=500, steps=1..500, total_steps=500, kind='l2', source='array')"
 
 
 def test_unknown_modes_and_horizons_are_refused():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from refine import constant, linear
-from refine.describe import decay_exponent, peak_fraction, rise_after_peak, warmup_fraction
+from refine.describe import decay_exponent, dip_before_peak, peak_fraction, rise_after_peak, warmup_fraction
 
 
 def test_linear_with_warmup():
@@ -34,6 +34,11 @@ def test_exponent_equals_a_plain_least_squares_fit(p):
 )
 def test_no_anneal_no_exponent(h):
     assert decay_exponent(h) is None
+
+
+def test_dip_before_peak_is_the_largest_fall():
+    assert dip_before_peak([0.2, 0.6, 0.3, 0.7, 0.5, 1.0, 0.1]) == pytest.approx(0.3)
+    assert dip_before_peak(linear(100, warmup_steps=10).multiplier) == 0.0
 
 
 def test_rise_after_peak_is_the_largest_climb():

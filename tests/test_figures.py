@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from refine import GradientNorms, RefineError, Schedule, linear, plot, refined_schedule
 from refine.figures import check_suffix, plot_norms, plot_schedules, save_figure
@@ -23,7 +24,28 @@ def test_a_result_is_drawn_against_cosine_and_linear_above_its_norms():
 
 def test_what_the_guard_rejected_is_shown():
     upper, _ = plot(refined_schedule(np.exp(-np.arange(300) / 60), optimizer="sgd")).axes
-    assert legend(upper) == ["linear with warmup", "cosine", "linear", "refined (rejected)"]
+    assert legend(upper) == ["linear", "cosine", "refined (rejected)"]
+
+
+def test_no_line_is_drawn_across_a_long_gap():
+    steps = np.r_[1:101, 301:401]
+    ax = plot_norms(GradientNorms.from_values(np.ones(200), steps), np.ones(200))
+    for line in ax.get_lines():
+        assert np.flatnonzero(np.isnan(line.get_xdata())).tolist() == [100]
+
+
+@pytest.mark.parametrize("span", [1.05, 3.0, 50.0, 1e4, 1e9])
+def test_the_log_axis_has_a_few_labels_whatever_its_span(span):
+    figure = plot({"x": linear(100)}, GradientNorms.from_values(np.geomspace(1.0, span, 100)))
+    FigureCanvasAgg(figure).draw()
+    ax = figure.axes[1]
+    low, high = ax.get_ylim()
+    shown = [t for t in ax.yaxis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+    assert 2 <= len(shown) <= 10
+
+
+def test_a_schedule_alone_can_be_drawn():
+    assert legend(plot(linear(10)).axes[0]) == ["schedule"]
 
 
 def test_lines_hold_the_multipliers():

@@ -71,6 +71,9 @@ def test_a_dropped_row_of_step_0_still_tells_that_the_log_counts_from_0():
     norms = GradientNorms.from_values([nan, 1.0, 1.0, 1.0], [0, 10, 20, 30])
     assert norms.total_steps == 40
     assert norms.updates.tolist() == [10, 20, 30]
+    other_metric = np.array([True, False, False])
+    norms = GradientNorms.from_values([nan, 1.0, 1.0], [0, 10, 20], empty=other_metric)
+    assert norms.total_steps == 20
 
 
 def test_every_stands_in_for_steps():

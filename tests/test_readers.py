@@ -95,6 +95,28 @@ def test_columns_by_name(make_log):
     assert norms.kind == "dual"
 
 
+def test_the_kind_is_read_from_the_name_also_of_a_given_column(make_log):
+    log = make_log(step=[1, 2], l1=[1, 2], my_l2=[1, 2], other=[1, 2])
+    assert [read_norms(log, column=c).kind for c in ("l1", "my_l2", "other")] == ["l1", "l2", "l2"]
+    assert [read_norms(log, column=c).source.kind_known for c in ("l1", "my_l2", "other")] == [True, True, False]
+    contradicted = read_norms(log, column="l1", norm_kind="l2")
+    assert 'column "l1" is read as an l2 norm, as given, and called l1' in contradicted.source.notes
+
+
+def test_rates_that_cannot_be_used_are_said_to_be(make_log):
+    for rate in ("0", "nan", "x", ""):
+        norms = read_norms(make_log(f"step,grad_norm,lr\n1,1,{rate}\n2,1,{rate}\n"))
+        assert norms.learning_rate is None
+        assert "lr" not in norms.source.columns
+        assert norms.source.notes == ('learning rates not used: column "lr" holds none above 0',)
+
+
+def test_every_beside_a_step_column_is_said(make_log):
+    norms = read_norms(make_log(PLAIN), every=5)
+    assert norms.steps.tolist() == [5, 10, 15]
+    assert norms.source.notes == ('steps are every 5, as given, not from "step"',)
+
+
 def test_without_a_header_columns_are_numbers(make_log):
     log = make_log("1,9,0.5\n2,9,0.25\n")
     assert read_norms(log, column="3", step_column="1").values.tolist() == [0.5, 0.25]
@@ -224,7 +246,7 @@ def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
             '2 columns may be the gradient norm: "a/grad_norm", "b/grad_norm"',
         ),
         ("step,grad_norm,gnorm\n1,1,1\n", {}, "2 columns may be the gradient norm"),
-        ("step,gnorm\n1,1\n", {"norm_kind": "l1"}, "no column is known to be an l1 gradient norm"),
+        ("step,gnorm\n1,1\n", {"norm_kind": "l1"}, "no column is known to be a gradient norm of kind l1"),
         ("step,gnorm\n1,1\n", {"column": "nope"}, r'no column is called "nope" \(--column\); columns: "step", "gnorm"'),
         ("step,gnorm\n1,1\n", {"lr_column": "nope"}, r'"nope" \(--lr-column\)'),
         ("gnorm,gnorm\n1,1\n", {"column": "gnorm"}, 'several columns are called "gnorm"'),
@@ -233,6 +255,9 @@ def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
         ("1,2,3\n4,5,6\n", {}, "the file has no header and 3 columns"),
         ("step,gnorm\n1,1\n", {"every": 2, "step_column": "step"}, "--every and --step-column exclude each other"),
         ('{"step": 1}\n', {}, "the file looks like JSON"),
+        ('[{"step": 1}]\n', {}, "the file looks like JSON"),
+        ("[default7]: iteration 1\n[default7]: iteration 2\n", {}, "no column is known to be a gradient norm"),
+        ("step grad_norm\n1 0.5\n2 0.5\n", {}, "is the file separated by spaces"),
         ('"Step","Group: a - gnorm"\n"1","1"\n', {}, "no column is known to be a gradient norm"),
         ("step,val/grad_norm\n1,1\n2,1\n", {}, "no column is known to be a gradient norm"),
         ("batch,grad_norm\n1,1\n2,1\n", {}, "no column is known to count optimizer steps"),

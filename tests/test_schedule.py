@@ -117,10 +117,24 @@ def test_the_grid_moves_nothing_that_matters():
     assert on_grid(np.array([1.0, 1e-20])).tolist() == [1.0, 1e-20]
 
 
-def test_csv_is_step_multiplier_below_one_comment_line(tmp_path):
-    lines = linear(2).save(tmp_path / "s.csv").read_text().splitlines()
-    assert lines[0].startswith("# refine-schedule {")
-    assert lines[1:] == ["step,multiplier", "0,1.0", "1,0.5"]
+def test_csv_is_two_bare_columns_and_its_provenance_a_file_beside_it(tmp_path):
+    path = linear(2, warmup_steps=0).save(tmp_path / "s.csv")
+    assert path.read_text() == "step,multiplier\n0,1.0\n1,0.5\n"
+    about = json.loads((tmp_path / "s.csv-metadata.json").read_text())
+    assert (about["url"], about["@context"]) == ("s.csv", "http://www.w3.org/ns/csvw")
+    assert about["dc:provenance"]["provenance"] == {"family": "linear", "warmup_steps": 0}
+    (tmp_path / "s.csv-metadata.json").unlink()
+    assert Schedule.load(path) == linear(2)
+
+
+def test_a_csv_that_is_not_what_its_metadata_says_is_refused(tmp_path):
+    path = linear(3).save(tmp_path / "s.csv")
+    path.write_text(path.read_text().replace("2,0.33333333333333331\n", "").rsplit("2,", 1)[0])
+    with pytest.raises(RefineError, match="it announces 3 updates and holds 2; the file is incomplete"):
+        Schedule.load(path)
+    (tmp_path / "s.csv-metadata.json").write_text("{")
+    with pytest.raises(RefineError, match="s.csv is not a schedule"):
+        Schedule.load(path)
 
 
 def test_any_step_multiplier_csv_is_read(tmp_path):
@@ -162,12 +176,6 @@ def test_any_step_multiplier_csv_is_read(tmp_path):
         ("a.csv", "step,multiplier\n1,1\n", "with the steps 0, 1, 2, ... in order"),
         ("a.csv", "step,multiplier\n0,x\n", "is not a schedule"),
         ("a.csv", "step,multiplier\n0,1,2\n", "its rows must be step,multiplier"),
-        (
-            "a.csv",
-            '# refine-schedule {"format_version": 1, "total_steps": 3}\nstep,multiplier\n0,1\n',
-            "announces 3 updates",
-        ),
-        ("a.csv", "# refine-schedule {\nstep,multiplier\n0,1\n", "is not a schedule"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(tmp_path, name, text, message):
@@ -191,7 +199,7 @@ def test_saving_refuses_other_suffixes_and_existing_files(tmp_path):
     with pytest.raises(RefineError, match=r"saved as .csv or .json, not '.yaml'"):
         linear(2).save(tmp_path / "s.yaml")
     path = linear(2).save(tmp_path / "s.json")
-    with pytest.raises(RefineError, match="exists; choose another place, or overwrite it with force"):
+    with pytest.raises(RefineError, match="exists; choose another place, or overwrite it .--force."):
         linear(3).save(path)
     assert Schedule.load(linear(3).save(path, force=True)) == linear(3)
     assert [p.name for p in tmp_path.iterdir()] == ["s.json"]

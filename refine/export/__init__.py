@@ -8,6 +8,7 @@ from pathlib import Path
 from ..analysis import Refinement
 from ..errors import RefineError
 from ..files import Content, printable, write_files
+from ..schedule import metadata_path
 from .module import module_text
 
 __all__ = ["FILES", "emit", "module_text", "refuse_existing"]
@@ -24,6 +25,8 @@ def emit(
     result: Refinement, out: str | os.PathLike[str] = "refined", *, force: bool = False, plot: bool = True
 ) -> dict[str, Path]:
     """Write the schedule files into a folder: all of them or none, each with its provenance.
+
+    That of ``schedule.csv`` is in ``schedule.csv-metadata.json`` (`refine.Schedule.save`).
 
     Parameters
     ----------
@@ -45,8 +48,8 @@ def emit(
     if not force:
         refuse_existing(folder)
     contents: dict[Path, Content] = {
-        folder / FILES["csv"]: result.schedule.text(".csv"),
-        folder / FILES["json"]: result.schedule.text(".json"),
+        **result.schedule.contents(folder / FILES["csv"]),
+        **result.schedule.contents(folder / FILES["json"]),
         folder / FILES["module"]: [module_text(result.schedule)],
     }
     if plot:
@@ -68,7 +71,7 @@ def refuse_existing(folder: Path) -> None:
         raise RefineError(f"cannot write {printable(folder)}: {error.strerror}; choose another --out") from None
     if is_file:
         raise RefineError(f"{printable(folder)} is not a folder; choose another one with --out")
-    for name in FILES.values():
+    for name in (*FILES.values(), metadata_path(Path(FILES["csv"])).name):
         if os.path.lexists(folder / name):
             raise RefineError(
                 f"{printable(folder / name)} exists; choose another folder with --out, or replace it with --force"

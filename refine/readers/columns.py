@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from ..refinement import OptimizerFamily
 
-__all__ = ["NORM_ROLES", "SYNONYMS", "find", "looks_like_norm", "named_optimizer", "short_name"]
+__all__ = ["NORM_ROLES", "SYNONYMS", "find", "kind_in_name", "looks_like_norm", "named_optimizer", "short_name"]
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "l2 before clipping": (
@@ -36,6 +37,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "l2_norm_grad_global",
         "grad_l2_norm",
         "grad_norm_l2",
+        "gradient_norm_l2",
         "l2_grad_norm",
         "gnorm",
         "gnorm_l2",
@@ -45,6 +47,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "grad_1_0_norm_total",
         "grad_l1_norm",
         "grad_norm_l1",
+        "gradient_norm_l1",
         "l1_grad_norm",
         "gnorm_l1",
         "l1_norm_grad_global",
@@ -122,6 +125,23 @@ def looks_like_norm(name: str) -> bool:
     """
     plain = _plain(name)
     return bool(re.search(r"grad\w*norm|norm\w*grad|gnorm", plain)) and not _NOT_A_NORM.search(plain)
+
+
+def kind_in_name(name: str) -> Literal["l1", "l2"] | None:
+    """Kind of norm that a column's name says.
+
+    Examples
+    --------
+    >>> kind_in_name("grad_1.0_norm_total"), kind_in_name("gnorm (L2)"), kind_in_name("grad_norm")
+    ('l1', 'l2', None)
+    """
+    words = set(re.split(r"[^a-z0-9.]+", short_name(name).lower()))
+    found: list[Literal["l1", "l2"]] = []
+    if words & {"l1", "1.0"}:
+        found.append("l1")
+    if words & {"l2", "2.0"}:
+        found.append("l2")
+    return found[0] if len(found) == 1 else None
 
 
 def named_optimizer(names: Iterable[str]) -> OptimizerFamily | None:

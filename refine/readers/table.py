@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..errors import RefineError
 from ..files import printable
 from ..norms import GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
-from .columns import NORM_ROLES, find, looks_like_norm, named_optimizer
+from .columns import NORM_ROLES, find, kind_in_name, looks_like_norm, named_optimizer
 
 __all__ = ["read_table"]
 
@@ -66,6 +67,13 @@ def read_table(
     lr, notes = _choose_lr(layout, lr_column)
     named = named_optimizer(layout.names)
     norm, kind = _choose_norm(layout, column, norm_kind, optimizer or named)
+    in_name = kind_in_name(layout.names[norm])
+    if norm_kind and in_name and norm_kind != in_name:
+        notes.append(f'column "{layout.describe(norm)}" is read as an {norm_kind} norm, as given, and called {in_name}')
+    if not layout.header and step_column is None and every is None:
+        notes.append(f"the file has no header: column 1 is taken for the step, column {norm + 1} for the norm")
+    if every is not None and layout.header and find("step", layout.names):
+        notes.append(f'steps are every {every}, as given, not from "{layout.describe(find("step", layout.names)[0])}"')
     if named is None and kind in ("l1", "dual") and not find("l2", layout.names):
         named = "adam"  # nobody logs only these for another family
     loss = next((i for i in find("loss", layout.names) if i != norm), None)
@@ -95,6 +103,9 @@ def read_table(
     rows = len(frame) + (1 if layout.cut else 0)
 
     keep = ~repeated
+    if lr is not None and not np.any(_coerce(frame[lr]) > 0.0):
+        notes.append(f'learning rates not used: column "{layout.describe(lr)}" holds none above 0')
+        lr = None
     columns = {"norm": norm, "step": step, "lr": lr, "loss": loss}
     norms = GradientNorms.from_values(
         values[keep],
@@ -133,14 +144,14 @@ def _sniff(path: Path) -> _Layout:
             f"byte {error.object[error.start]:#04x} at offset {error.start} is not UTF-8; "
             "convert the file first, for example with iconv -f latin1 -t utf-8"
         ) from None
-    if text.lstrip()[:1] in "{[":
+    if re.match(r'\s*(\{\s*["}]|\[\s*[\[{"\d\]])', text):
         raise RefineError("the file looks like JSON; refine reads CSV and TSV: export the norms as step,grad_norm")
     lines = text.splitlines()
     skip = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     if skip == len(lines):
         raise RefineError("the file holds comments only; name a log with a header and rows, such as step,grad_norm")
     head = lines[skip]
-    delimiter = max("\t;,", key=head.count)
+    delimiter = max(",;\t", key=head.count)
     first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
     decimal = "," if delimiter == ";" and not any("." in line for line in lines[skip + 1 : skip + 20]) else "."
     header = not all(_is_number(field, decimal) for field in first)
@@ -200,9 +211,7 @@ def _choose_norm(
     roles = {role: find(role, layout.names) if layout.header else [] for role in NORM_ROLES}
     if column is not None:
         position = _by_name(layout, column, "--column")
-        return position, norm_kind or next(
-            (_kind(layout, r, position) for r in NORM_ROLES if position in roles[r]), None
-        )
+        return position, norm_kind or kind_in_name(layout.names[position])
     if not layout.header:
         if len(layout.names) > 2:
             raise RefineError(
@@ -226,19 +235,18 @@ def _choose_norm(
         listed = ", ".join(f'"{layout.describe(i)}"' for i in candidates)
         raise RefineError(f"{len(candidates)} columns may be the gradient norm: {listed}; choose one with --column")
     others = [i for i, name in enumerate(layout.names) if looks_like_norm(name)]
-    wanted = f"an {norm_kind} gradient norm" if norm_kind else "a gradient norm"
+    wanted = "a gradient norm" + (f" of kind {norm_kind}" if norm_kind else "")
     listed = ", ".join(f'"{layout.describe(i)}"' for i in (others or range(min(len(layout.names), 12))))
     raise RefineError(
         f"no column is known to be {wanted}; {'candidates' if others else 'columns'}: {listed}; "
-        "choose one with --column"
+        + ("is the file separated by spaces?" if len(layout.names) == 1 else "choose one with --column")
     )
 
 
 def _kind(layout: _Layout, role: str, position: int) -> NormKind | None:
     if role == "l1" or role == "dual":
         return "l1" if role == "l1" else "dual"
-    name = layout.names[position].lower()
-    return "l2" if "l2" in name or "2.0" in name else None
+    return kind_in_name(layout.names[position])
 
 
 def _by_name(layout: _Layout, name: str, option: str) -> int:
