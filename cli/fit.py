@@ -56,12 +56,13 @@ def fit(
       refine fit run.csv --optimizer sgd --total-steps 65000 --out next
       refine fit wandb_export.csv --prior-schedule cosine:warmup_steps=500 --peak-lr 3e-4
 
-    Writes schedule.csv, schedule.json, refined_schedule.py (an importable PyTorch scheduler) and
-    schedule.png.
+    Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
+    scheduler) and schedule.png.
     """
     from refine import emit, read_norms, refined_schedule
     from refine.export import refuse_existing
     from refine.files import printable
+    from refine.schedule import metadata_path
 
     if not force:
         refuse_existing(Path(out))
@@ -82,4 +83,5 @@ def fit(
         click.echo(json.dumps({**result.to_dict(), "files": paths}, indent=1))
     else:
         click.echo(result.summary())
-        click.echo("wrote     " + ", ".join(printable(path) for path in files.values()))
+        written = [*files.values(), metadata_path(files["csv"])]
+        click.echo(f"wrote     {printable(out)}/: {', '.join(path.name for path in written)}")

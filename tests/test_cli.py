@@ -53,7 +53,7 @@ def test_fit_writes_four_files_and_says_so(run, falling_log, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == "refined schedule for 400 updates; ASSUMED optimizer adam (--optimizer)"
     assert lines[-1] == (
-        "wrote     refined/schedule.csv, refined/schedule.json, refined/refined_schedule.py, refined/schedule.png"
+        "wrote     refined/: schedule.csv, schedule.json, refined_schedule.py, schedule.png, schedule.csv-metadata.json"
     )
     assert done.stderr == ""
     assert {"refined_schedule.py", "schedule.csv", "schedule.json", "schedule.png"} < set(names(tmp_path / "refined"))
