@@ -236,7 +236,7 @@ def refined_schedule(
         gain_over_linear=yardstick.best(linear(steps, warmup_steps=warmup_steps).multiplier) / own,
         gain_over_cosine=yardstick.best(cosine(steps, warmup_steps=warmup_steps).multiplier) / own,
         peak_lr_ratio=ratio,
-        flags=check({**values, "peak LR ratio": ratio}),
+        flags=check({**values, "dip before peak": dip_before_peak(multiplier), "peak LR ratio": ratio}),
         assumptions=tuple(assumptions),
         notes=tuple(_notes(norms, family, prior, warmup_steps, steps)),
     )
@@ -326,7 +326,6 @@ def _flag_values(
         "first multiplier": float(candidate[0]),
         "peak position": peak_fraction(candidate),
         "decay exponent": fit[0] if fit else None,
-        "dip before peak": dip_before_peak(candidate),
         "rise after peak": rise_after_peak(candidate),
         "bound gain": yardstick.best(linear(candidate.size).multiplier) / yardstick.best(candidate),
         "raw bound": yardstick.raw_excess(candidate),

@@ -101,14 +101,6 @@ RULES: tuple[Rule, ...] = (
     Rule("refined", "peak position", "above", 0.3, "warn", "a peak this late has hurt: test it against linear decay"),
     Rule(
         "refined",
-        "dip before peak",
-        "above",
-        0.05,
-        "warn",
-        "it falls this far and climbs again before its peak: early norms are small, or noisy (--smoothing-fraction)",
-    ),
-    Rule(
-        "refined",
         "decay exponent",
         "above",
         3.0,
@@ -138,6 +130,14 @@ RULES: tuple[Rule, ...] = (
         1.2,
         "warn",
         "on the raw norms the bound is this much above the raw optimum: spikes or a fast change are smoothed away",
+    ),
+    Rule(
+        "returned",
+        "dip before peak",
+        "above",
+        0.05,
+        "warn",
+        "it falls this far and climbs again before its peak: early norms are small, or noisy (--smoothing-fraction)",
     ),
     Rule(
         "returned",
