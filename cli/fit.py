@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def fit(
     scheduler) and schedule.png.
     """
     from refine import emit, read_norms, refined_schedule
+    from refine.errors import RefineWarning
     from refine.export import refuse_existing
     from refine.files import printable
     from refine.schedule import metadata_path
@@ -77,10 +79,17 @@ def fit(
         prior_schedule=prior_schedule,
         peak_lr=peak_lr,
     )
-    files = emit(result, out, force=force, plot=not no_plot)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RefineWarning)
+        files = emit(result, out, force=force, plot=not no_plot)
+    rough = [str(w.message) for w in caught if issubclass(w.category, RefineWarning)]
+    for message in rough:
+        click.echo(f"Warning: {message}", err=True)
     if as_json:
+        found = result.to_dict()
+        found["warnings"] += rough
         paths = {role: str(files[role]) if role in files else None for role in ("csv", "json", "module", "figure")}
-        click.echo(json.dumps({**result.to_dict(), "files": paths}, indent=1))
+        click.echo(json.dumps({**found, "files": paths}, indent=1))
     else:
         click.echo(result.summary())
         written = [*files.values(), metadata_path(files["csv"])]

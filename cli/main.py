@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import click
 
 from refine import __version__
-from refine.errors import RefineError, RefineWarning
+from refine.errors import RefineError
 
 from .fit import fit
 from .plot import plot
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
-
-
 class _Refine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("always", RefineWarning)
-                warnings.showwarning = _show_warning
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:

@@ -10,8 +10,6 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-LOG_OPTIONS = ("column", "step_column", "lr_column", "norm_kind", "optimizer", "every", "logged_steps")
-
 
 def log_options(command: Command) -> Command:
     """Say what a log does not say itself; the parameters of `refine.read_norms`."""

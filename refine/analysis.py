@@ -99,7 +99,7 @@ class Refinement:
 
     @property
     def logged_multiplier(self) -> NDArray[np.float64]:
-        """Theorem 3 on the logged points, last value 0: what the published code returns; shape (n,)."""
+        """Theorem 3 on the logged points, last value 0; in mode "paper" what the published code returns; shape (n,)."""
         return published_multiplier(self.weights)
 
     @property

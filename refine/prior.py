@@ -90,6 +90,8 @@ def read_prior(
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
     notes: tuple[str, ...] = ()
     if prior_schedule is not None:
+        if peak_lr is None and norms.learning_rate is not None and np.nanmax(norms.learning_rate) > 0.0:
+            peak_lr = float(np.nanmax(norms.learning_rate))
         if isinstance(prior_schedule, str):
             origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
         else:
@@ -97,7 +99,7 @@ def read_prior(
         multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
         notes = (
-            ("the logged learning rates are not used: the prior schedule is given",)
+            ("of the logged learning rates only the peak is used: the prior schedule is given",)
             if norms.learning_rate is not None
             else ()
         )

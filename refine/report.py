@@ -128,7 +128,7 @@ def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items())
     texts.append(f"dropped: {dropped}" if dropped else "dropped: nothing")
     if norms.out_of_order:
-        texts.append(f"steps went backwards {norms.out_of_order:,} times: sorted, the later row of a step kept")
+        texts.append(f"steps went backwards, {norms.out_of_order:,} x: sorted, the later row of a step kept")
     return list(filter(None, texts))
 
 
@@ -154,8 +154,8 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
         texts.append(f"anneal: like (1 - t/T)^{d['decay_exponent']:.2f}, R^2 {d['decay_r2']:.3f}")
     if d["gain_over_linear"] is not None and d["gain_over_cosine"] is not None:
         texts.append(
-            f"gain in the bound: {d['gain_over_linear'] - 1:+.1%} over linear decay, {d['gain_over_cosine'] - 1:+.1%} "
-            "over cosine, same warmup (convex theory: no promise)"
+            f"gain in the bound: {_percent(d['gain_over_linear'])} over linear decay, "
+            f"{_percent(d['gain_over_cosine'])} over cosine, same warmup (convex theory: no promise)"
         )
     if d["peak_lr_ratio"] is None:
         why = "kept a constant rate" if result.prior.is_constant else "has unknown rates"
@@ -176,6 +176,8 @@ def _flag_table(result: Refinement) -> list[str]:
     }
     rows: list[str] = []
     for flag in result.flags:
+        if flag.value is None and result.mode == "linear":
+            continue  # nothing was refined
         title = titles.get(flag.rule.about, "")
         if title not in rows:
             rows.append(title)
@@ -184,6 +186,10 @@ def _flag_table(result: Refinement) -> list[str]:
         rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
         rows.append(f"  {flag.rule.name:17}{value:>9}   {rule:24}{state}")
     return rows
+
+
+def _percent(gain: float) -> str:
+    return f"{round(100.0 * (gain - 1.0), 1) + 0.0:+.1f}%"
 
 
 def _finite(value: float | None) -> float | None:

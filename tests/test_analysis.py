@@ -282,8 +282,8 @@ class TestPeakLearningRate:
     def test_what_the_caller_says_wins_over_the_log_and_that_is_said(self):
         norms = GradientNorms.from_values(EARLY, learning_rate=self.RATES)
         result = refined_schedule(norms, prior_schedule="cosine")
-        assert result.warmup_steps == 0
-        assert "the logged learning rates are not used: the prior schedule is given" in result.warnings
+        assert (result.warmup_steps, result.prior.peak_lr) == (0, pytest.approx(0.3))
+        assert "of the logged learning rates only the peak is used: the prior schedule is given" in result.warnings
         result = refined_schedule(norms, peak_lr=0.5)
         assert result.prior.peak_lr == 0.5
         assert "the peak learning rate is 0.5, as given; the log says 0.3" in result.warnings
@@ -328,6 +328,26 @@ def test_other_modes_say_on_the_first_line_that_the_guard_would_refuse():
     result = refined_schedule(FALLING, optimizer="sgd", mode="paper")
     assert result.summary().startswith("paper schedule for 500 updates, against the guard's advice")
     assert "FELL BACK" not in result.summary()
+
+
+def test_linear_mode_shows_no_flags_of_what_was_not_refined():
+    text = refined_schedule(EARLY, mode="linear", prior_schedule="linear").summary()
+    assert text.startswith("linear decay for 500 updates, as asked")
+    assert "unknown" not in text
+    assert "peak LR ratio" in text
+    assert "rho" not in text
+
+
+def test_the_dip_is_that_of_the_returned_schedule():
+    dip = np.where(np.arange(T) < 100, 1.0, 0.5)
+    dip[40:100] = 2.0
+    result = refined_schedule(dip, optimizer="adam")
+    h = result.schedule.multiplier
+    rise = h[: np.argmax(h) + 1]
+    expected = np.max(np.maximum.accumulate(rise) - rise)
+    assert flags(result)["dip before peak", "above"].value == pytest.approx(expected, abs=1e-9)
+    assert expected > 0.05
+    assert refined_schedule(FALLING, optimizer="sgd").flags[-2].value == 0.0
 
 
 def test_reprs_are_one_line():

@@ -215,6 +215,8 @@ def test_a_rough_schedule_warns_on_one_line(run, make_log):
     assert done.exit_code == 0
     assert done.stderr.startswith("Warning: the schedule is too rough for the module")
     assert done.stderr.count("\n") == 1
+    again = ["--smoothing-fraction", 0, "--no-plot", "--no-guard", "--optimizer", "sgd", "--force", "--json"]
+    assert "too rough for the module" in json.loads(run("fit", log, *again).stdout)["warnings"][-1]
 
 
 def test_plot(run, falling_log, tmp_path):

@@ -59,6 +59,13 @@ def test_wandb_chart_export(make_log):
     assert any("bucketed" in note for note in bucketed.source.notes)
 
 
+def test_delimiters_in_quoted_names_are_none(make_log):
+    name = "lr=1e-3;bs=64;wd=0.1\tx - train/grad_norm"
+    norms = read_norms(make_log(f'"Step","{name}","{name}__MIN"\n"1","0.5","0.5"\n"2","0.25","0.25"\n'))
+    assert norms.source.columns["norm"] == name
+    assert norms.values.tolist() == [0.5, 0.25]
+
+
 def test_learning_rate_and_loss_are_read_from_sparse_rows(make_log):
     log = make_log("step,lr-SGD,grad_2.0_norm_total,train_loss_step\n4,0.1,,\n4,,2.5,1.0\n9,0.05,,\n9,,2.0,0.5\n")
     norms = read_norms(log)

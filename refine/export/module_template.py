@@ -25,14 +25,14 @@ except ImportError:  # multiplier() works without torch
 
 # BEGIN GENERATED
 TOTAL_STEPS = 4
-GAPS = "0 4"
-FACTORS = "1 0"
+GAPS = [0, 4]
+FACTORS = [1.0, 0.0]
 SCHEDULE_ID = "template"
 PROVENANCE = {}
 # END GENERATED
 
-_STEPS = list(accumulate(map(int, GAPS.split())))
-_POINTS = list(zip(_STEPS, map(float, FACTORS.split())))
+_STEPS = list(accumulate(GAPS))
+_POINTS = list(zip(_STEPS, FACTORS))
 
 
 def multiplier(step, total_steps=TOTAL_STEPS):

@@ -151,7 +151,7 @@ def _sniff(path: Path) -> _Layout:
     if skip == len(lines):
         raise RefineError("the file holds comments only; name a log with a header and rows, such as step,grad_norm")
     head = lines[skip]
-    delimiter = max(",;\t", key=head.count)
+    delimiter = max(",;\t", key=re.sub(r'"[^"]*"', "", head).count)  # names may hold any of them
     first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
     decimal = "," if delimiter == ";" and not any("." in line for line in lines[skip + 1 : skip + 20]) else "."
     header = not all(_is_number(field, decimal) for field in first)

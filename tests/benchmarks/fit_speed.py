@@ -18,7 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+LOG = """
 import numpy as np
+t = np.arange(1, {rows} + 1)
+norms = (1 + 5 * np.exp(-t / ({rows} / 50))) * np.exp(0.3 * np.random.default_rng(0).standard_normal({rows}))
+with open("log.csv", "w") as stream:
+    stream.write("step,grad_norm\\n")
+    stream.writelines(f"{{a}},{{b!r}}\\n" for a, b in zip(t.tolist(), norms.tolist(), strict=True))
+"""
 
 BASELINE = """
 import pandas, scipy.ndimage
@@ -38,10 +45,10 @@ def measure(command: list[str], folder: str) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 1024
 
 
-def compare(name: str, ours: list[str], baseline: list[str], folder: str, repeats: int) -> None:
+def compare(name: str, ours: list[str], baseline: list[str], folder: str, repeats: int, units: tuple[str, ...]) -> None:
     """Print both sides and their ratios."""
     pairs = [(measure(baseline, folder), measure(ours, folder)) for _ in range(repeats + 1)][1:]
-    for i, unit in ((0, "s"), (1, "MB")):
+    for i, unit in enumerate(units):
         base, own = (statistics.median(pair[side][i] for pair in pairs) for side in (0, 1))
         print(f"{name:12} {own:8.3f} {unit:2}   baseline {base:8.3f} {unit:2}   ratio {own / base:.2f}")
 
@@ -55,15 +62,14 @@ def main() -> None:
     n = options.rows
     refine = str(Path(sys.executable).with_name("refine"))
     with tempfile.TemporaryDirectory() as folder:
-        t = np.arange(1, n + 1)
-        norms = (1 + 5 * np.exp(-t / (n / 50))) * np.exp(0.3 * np.random.default_rng(0).standard_normal(n))
-        with open(Path(folder) / "log.csv", "w") as stream:
-            stream.write("step,grad_norm\n")
-            stream.writelines(f"{a},{b!r}\n" for a, b in zip(t.tolist(), norms.tolist(), strict=True))
+        # In a process of its own: the peak memory of a child starts at that of its parent.
+        subprocess.run([sys.executable, "-c", LOG.format(rows=n)], cwd=folder, check=True)
         script = BASELINE.format(width=2 * (n // 10 // 2) + 1)
         fit = [refine, "fit", "log.csv", "--no-plot", "--force"]
-        compare("refine fit", fit, [sys.executable, "-c", script], folder, options.repeats)
-        compare("--help", [refine, "--help"], [sys.executable, "-c", "import click"], folder, 4 * options.repeats)
+        compare("refine fit", fit, [sys.executable, "-c", script], folder, options.repeats, ("s", "MB"))
+        compare(
+            "--help", [refine, "--help"], [sys.executable, "-c", "import click"], folder, 4 * options.repeats, ("s",)
+        )
 
 
 if __name__ == "__main__":
