@@ -107,7 +107,7 @@ class Refinement:
         """Flags for which the guard returned linear decay; empty where it did not."""
         if self.mode != "refined" or self.decision == "refined":
             return ()
-        return tuple(flag for flag in self.flags if flag.raised and flag.rule.action == "fall back")
+        return tuple(flag for flag in self.flags if flag.advises_linear)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -195,8 +195,7 @@ def refined_schedule(
     candidate = _candidate(mode, norms, smoothed, family, prior, steps)
     yardstick = _Yardstick(norms, reflected, family, steps)
     values = {} if mode == "linear" else _flag_values(candidate, norms, reflected, family, yardstick)
-    guarded = mode == "refined" and guard
-    linear_instead = guarded and any(f.raised and f.rule.action == "fall back" for f in check(values))
+    linear_instead = mode == "refined" and guard and any(flag.advises_linear for flag in check(values))
     if linear_instead:
         candidate = linear(steps).multiplier
     multiplier = with_warmup(candidate, warmup_steps)

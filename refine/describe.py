@@ -40,8 +40,7 @@ def decay_exponent(multiplier: npt.ArrayLike, *, until: float = 0.99) -> tuple[f
     """Exponent p of the best c (1 - x)^p fit to the anneal, and the fit's R^2.
 
     Least squares of log h on log(1 - x), x = t / T from the peak to ``until``, on every k-th update where
-    there are more than 100,000. None where the
-    anneal has fewer than three updates or does not change.
+    there are more than 100,000. None where the anneal has fewer than three updates or does not change.
 
     Examples
     --------

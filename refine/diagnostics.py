@@ -42,6 +42,11 @@ class Flag:
     value: float | None
     raised: bool
 
+    @property
+    def advises_linear(self) -> bool:
+        """Whether the guard falls back to linear decay for it."""
+        return self.raised and self.rule.action == "fall back"
+
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"
         return f"{self.rule.name} is {shown}, {self.rule.side} {self.rule.threshold:g}: {self.rule.reason}"

@@ -31,6 +31,12 @@ def on_grid(multiplier: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(multiplier < 1e-5, multiplier, np.rint(multiplier * _GRID) / _GRID)
 
 
+def _integers(values: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """Return k of values k / 10^15, or None where one of them is off that grid."""
+    nearest = np.rint(values * _GRID)
+    return nearest.astype(np.int64) if np.array_equal(values, nearest / _GRID) else None
+
+
 def csv_rows(multiplier: NDArray[np.float64]) -> Iterator[str]:
     r"""Rows ``step,multiplier``, in pieces.
 
@@ -39,13 +45,14 @@ def csv_rows(multiplier: NDArray[np.float64]) -> Iterator[str]:
     >>> "".join(csv_rows(np.array([1.0, 0.5])))
     '0,1.0\n1,0.5\n'
     """
+    fast = multiplier.size >= _FAST_FROM
     start = 0
     while start < multiplier.size:
         width = len(str(start))
         stop = min(start + _CHUNK, 10**width, multiplier.size)
         values, steps = multiplier[start:stop], np.arange(start, stop)
-        if _is_fast(multiplier, values):
-            yield _rows(_ascii(steps, width), b",", values, b"\n")
+        if fast and (integers := _integers(values)) is not None:
+            yield _rows(_ascii(steps, width), b",", integers, b"\n")
         else:
             yield "".join([f"{t},{h!r}\n" for t, h in zip(steps.tolist(), values.tolist(), strict=True)])
         start = stop
@@ -59,23 +66,20 @@ def json_rows(multiplier: NDArray[np.float64]) -> Iterator[str]:
     >>> "".join(json_rows(np.array([1.0, 0.5])))
     '1.0,\n0.5'
     """
+    fast = multiplier.size >= _FAST_FROM
     for start in range(0, multiplier.size, _CHUNK):
         values = multiplier[start : start + _CHUNK]
-        if _is_fast(multiplier, values):
-            rows = _rows(np.empty((values.size, 0), np.uint8), b"", values, b",\n").removesuffix(",\n")
+        if fast and (integers := _integers(values)) is not None:
+            rows = _rows(np.empty((values.size, 0), np.uint8), b"", integers, b",\n").removesuffix(",\n")
         else:
             rows = ",\n".join(map(repr, values.tolist()))
         yield rows if start == 0 else ",\n" + rows
 
 
-def _is_fast(multiplier: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
-    return multiplier.size >= _FAST_FROM and bool(np.array_equal(values, np.rint(values * _GRID) / _GRID))
-
-
-def _rows(lead: NDArray[np.uint8], separator: bytes, values: NDArray[np.float64], end: bytes) -> str:
-    """``lead + separator + d.ddddddddddddddd + end`` for every value."""
-    digits = _ascii(np.rint(values * _GRID).astype(np.int64), 16)
-    rows = np.empty((values.size, lead.shape[1] + len(separator) + 17 + len(end)), np.uint8)
+def _rows(lead: NDArray[np.uint8], separator: bytes, integers: NDArray[np.int64], end: bytes) -> str:
+    """``lead + separator + d.ddddddddddddddd + end`` for every k / 10^15."""
+    digits = _ascii(integers, 16)
+    rows = np.empty((integers.size, lead.shape[1] + len(separator) + 17 + len(end)), np.uint8)
     column = 0
     for part in (lead, separator, digits[:, :1], b".", digits[:, 1:], end):
         block = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part

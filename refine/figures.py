@@ -82,21 +82,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
     ['linear', 'cosine']
     """
     ax = _axes(ax)
-    for number, (name, schedule) in enumerate(schedules.items()):
-        t = _thinned(schedule.total_steps)
-        ax.plot(
-            t,
-            schedule.multiplier[t],
-            color=_COLOURS[number % len(_COLOURS)],
-            linewidth=2.2 if number == 0 else 1.3,
-            linestyle="-" if number == 0 else ("--", "-.", ":")[(number - 1) % 3],
-            zorder=3 if number == 0 else 2,
-            label=name,
-        )
-    ax.set_ylim(0.0, 1.04)
-    ax.set_xlim(0, max(schedule.total_steps for schedule in schedules.values()))
-    ax.set_xlabel("update")
-    ax.set_ylabel("multiplier of the peak rate")
+    _draw(schedules, ax)
     _finish(ax)
     return ax
 
@@ -155,22 +141,39 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
+def _draw(schedules: Mapping[str, Schedule], ax: Axes) -> None:
+    for number, (name, schedule) in enumerate(schedules.items()):
+        t = _thinned(schedule.total_steps)
+        ax.plot(
+            t,
+            schedule.multiplier[t],
+            color=_COLOURS[number % len(_COLOURS)],
+            linewidth=2.2 if number == 0 else 1.3,
+            linestyle="-" if number == 0 else ("--", "-.", ":")[(number - 1) % 3],
+            zorder=3 if number == 0 else 2,
+            label=name,
+        )
+    ax.set_ylim(0.0, 1.04)
+    ax.set_xlim(0, max(schedule.total_steps for schedule in schedules.values()))
+    ax.set_xlabel("update")
+    ax.set_ylabel("multiplier of the peak rate")
+
+
 def _plot_result(result: Refinement, ax: Axes) -> None:
     schedule = result.schedule
     steps = schedule.total_steps
     drawn: dict[str, Schedule] = {result.mode if result.decision == "refined" else "linear": schedule}
     for name, family in (("cosine", cosine), ("linear", linear)):
         drawn.setdefault(name, family(steps, warmup_steps=result.warmup_steps))
-    plot_schedules(drawn, ax=ax)
+    _draw(drawn, ax)
+    scale = steps / result.norms.total_steps
     if result.fell_back:
-        scale = steps / result.norms.total_steps
         rejected = result.logged_multiplier
         chosen = _thinned(rejected.size)
         at = result.norms.updates[chosen] * scale
         ax.plot(at, rejected[chosen], color=_COLOURS[4], linewidth=1.0, label="refined (rejected)")
     if result.prior.multiplier is not None:
         t = _thinned(result.norms.total_steps)
-        scale = steps / result.norms.total_steps
         ax.plot(
             t * scale,
             result.prior.multiplier[t],

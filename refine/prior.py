@@ -88,30 +88,23 @@ def read_prior(
     """
     if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+    logged = np.full(norms.steps.size, np.nan) if norms.learning_rate is None else norms.learning_rate
+    known = np.isfinite(logged) & (logged >= 0.0)
+    rates = np.where(known, logged, np.nan)
+    peak = float(rates[known].max(initial=0.0))
     notes: tuple[str, ...] = ()
     if prior_schedule is not None:
-        if peak_lr is None and norms.learning_rate is not None and np.nanmax(norms.learning_rate) > 0.0:
-            peak_lr = float(np.nanmax(norms.learning_rate))
         if isinstance(prior_schedule, str):
             origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
         else:
             origin = "given"
+        if norms.learning_rate is not None:
+            notes = ("of the logged learning rates only the peak is used: the prior schedule is given",)
         multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
-        notes = (
-            ("of the logged learning rates only the peak is used: the prior schedule is given",)
-            if norms.learning_rate is not None
-            else ()
-        )
-        return Prior(multiplier, peak_lr, rising + 1 if rising else 0, origin, notes)
-    rates = norms.learning_rate
-    if rates is None:
+        return Prior(multiplier, peak_lr or peak or None, rising + 1 if rising else 0, origin, notes)
+    if peak == 0.0:
         return Prior(peak_lr=peak_lr)
-    known = np.isfinite(rates) & (rates >= 0.0)
-    if not known.any() or not rates[known].max() > 0.0:
-        return Prior(peak_lr=peak_lr)
-    rates = np.where(known, rates, np.nan)
-    peak = float(np.nanmax(rates))
     seen = norms.updates[known]
     covered = (int(seen[-1] - seen[0]) + norms.stride) / norms.total_steps
     area = norms.on_updates(rates / peak, norms.total_steps) if covered >= LEAST_COVERAGE else None
@@ -123,7 +116,6 @@ def read_prior(
         return Prior(area, peak_lr, None, "the log")
     if warmup == 1:
         warmup = 0
-    notes = ()
     if peak_lr is not None and not math.isclose(peak_lr, peak, rel_tol=1e-3):
         notes = (f"the peak learning rate is {peak_lr:g}, as given; the log says {peak:g}",)
     if warmup and norms.updates[first] == seen[0]:

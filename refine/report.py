@@ -8,6 +8,7 @@ from typing import Any
 
 from .analysis import Refinement
 from .describe import decay_exponent, peak_fraction, warmup_fraction
+from .diagnostics import Flag
 from .files import printable
 from .smoothing import median_width
 
@@ -88,8 +89,7 @@ def summary(result: Refinement) -> str:
     block("used", _used(result))
     block("assumed", *d["assumptions"])
     block("found", *_found(result, d))
-    if any(flag.value is not None for flag in result.flags):
-        block("guard", *_flag_table(result))
+    block("guard", *_flag_table(result))
     block("warning", *(printable(w, limit=400) for w in d["warnings"]))
     return "\n".join(lines)
 
@@ -102,14 +102,14 @@ def _headline(result: Refinement) -> str:
     elif result.decision == "linear":
         text = f"linear decay for {updates}, as asked"
     else:
-        overruled = any(f.raised and f.rule.action == "fall back" for f in result.flags)
+        overruled = any(flag.advises_linear for flag in result.flags)
         text = f"{result.mode} schedule for {updates}" + (", against the guard's advice" if overruled else "")
     if result.optimizer_source == "assumed":
         text += f"; ASSUMED optimizer {result.optimizer} (--optimizer)"
     return text
 
 
-def _short(flag: Any) -> str:
+def _short(flag: Flag) -> str:
     return f"{flag.rule.name} {flag.value:.3g} is {flag.rule.side} {flag.rule.threshold:g}"
 
 
@@ -178,7 +178,7 @@ def _flag_table(result: Refinement) -> list[str]:
     for flag in result.flags:
         if flag.value is None and result.mode == "linear":
             continue  # nothing was refined
-        title = titles.get(flag.rule.about, "")
+        title = titles[flag.rule.about]
         if title not in rows:
             rows.append(title)
         value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"

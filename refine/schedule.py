@@ -56,10 +56,7 @@ class Schedule:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            multiplier = np.array(self.multiplier, dtype=np.float64) + 0.0  # no -0.0
-        except (TypeError, ValueError) as error:
-            raise RefineError(f"multiplier is not an array of numbers: {printable(error)}") from None
+        multiplier = _numbers("multiplier", self.multiplier) + 0.0  # a copy, without -0.0
         if multiplier.ndim != 1 or multiplier.size == 0:
             raise RefineError(f"multiplier has shape {multiplier.shape}; it must be (T,), one per update, T >= 1")
         bad = np.flatnonzero(~(np.isfinite(multiplier) & (multiplier >= 0.0)))
@@ -89,10 +86,7 @@ class Schedule:
         >>> Schedule.from_rates([1e-3, 2e-3, 1e-3]).multiplier.tolist()
         [0.5, 1.0, 0.5]
         """
-        try:
-            array = np.asarray(rates, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise RefineError(f"rates is not an array of numbers: {printable(error)}") from None
+        array = _numbers("rates", rates)
         peak = array.max(initial=0.0)
         if not (np.isfinite(peak) and peak > 0.0):
             raise RefineError(f"the largest rate is {peak}; it must be finite and positive")
@@ -238,6 +232,13 @@ class Schedule:
         yield ',\n "multiplier": [\n'
         yield from json_rows(self.multiplier)
         yield "\n ]\n}\n"
+
+
+def _numbers(name: str, values: npt.ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RefineError(f"{name} is not an array of numbers: {printable(error)}") from None
 
 
 def check_count(name: str, value: object, *, least: int) -> int:

@@ -106,6 +106,8 @@ def test_the_kind_is_read_from_the_name_also_of_a_given_column(make_log):
     log = make_log(step=[1, 2], l1=[1, 2], my_l2=[1, 2], other=[1, 2])
     assert [read_norms(log, column=c).kind for c in ("l1", "my_l2", "other")] == ["l1", "l2", "l2"]
     assert [read_norms(log, column=c).source.kind_known for c in ("l1", "my_l2", "other")] == [True, True, False]
+    dual = make_log(step=[1, 2], grad_dual_norm=[1, 2], gnorm=[1, 2], name="dual.csv")
+    assert read_norms(dual, column="grad_dual_norm").kind == "dual"
     contradicted = read_norms(log, column="l1", norm_kind="l2")
     assert 'column "l1" is read as an l2 norm, as given, and called l1' in contradicted.source.notes
 

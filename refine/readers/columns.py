@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..refinement import OptimizerFamily
 
-__all__ = ["NORM_ROLES", "SYNONYMS", "find", "kind_in_name", "looks_like_norm", "named_optimizer", "short_name"]
+__all__ = ["SYNONYMS", "find", "kind_in_name", "looks_like_norm", "named_optimizer"]
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "l2 before clipping": (
@@ -79,8 +79,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "loss_out",
     ),
 }
-
-NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
 
 _PREFIX = re.compile(r"(?:train|training|optim|optimizer|learning|loss_metrics|trainer|metrics|data|opt)_(?=.)")
 _OPTIMIZER_LR = re.compile(r"lr[-/](?P<optimizer>[a-z]\w*)(?:[-/](?:group|pg)?[01])?", re.IGNORECASE)

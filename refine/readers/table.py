@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..errors import RefineError
 from ..files import printable
 from ..norms import GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
-from .columns import NORM_ROLES, find, kind_in_name, looks_like_norm, named_optimizer
+from .columns import find, kind_in_name, looks_like_norm, named_optimizer
 
 __all__ = ["read_table"]
 
@@ -50,6 +50,17 @@ class _Layout:
     def describe(self, position: int) -> str:
         return printable(self.names[position])
 
+    def listed(self, positions: Iterable[int] | None = None) -> str:
+        """Quoted names for a message: those given, else the first dozen."""
+        chosen = range(len(self.names))[:12] if positions is None else positions
+        return ", ".join(f'"{self.describe(i)}"' for i in chosen)
+
+    def kind(self, position: int) -> NormKind | None:
+        """Kind of norm that the name of a column says."""
+        if position in find("dual", self.names):
+            return "dual"
+        return "l1" if position in find("l1", self.names) else kind_in_name(self.names[position])
+
 
 def read_table(
     path: Path,
@@ -66,14 +77,15 @@ def read_table(
     layout = _sniff(path)
     lr, notes = _choose_lr(layout, lr_column)
     named = named_optimizer(layout.names)
-    norm, kind = _choose_norm(layout, column, norm_kind, optimizer or named)
-    in_name = kind_in_name(layout.names[norm])
-    if norm_kind and in_name and norm_kind != in_name:
-        notes.append(f'column "{layout.describe(norm)}" is read as an {norm_kind} norm, as given, and called {in_name}')
+    norm = _choose_norm(layout, column, norm_kind, optimizer or named)
+    in_name = layout.kind(norm)
+    kind = norm_kind or in_name
+    if in_name and kind != in_name:
+        notes.append(f'column "{layout.describe(norm)}" is read as an {kind} norm, as given, and called {in_name}')
     if not layout.header and step_column is None and every is None:
         notes.append(f"the file has no header: column 1 is taken for the step, column {norm + 1} for the norm")
-    if every is not None and layout.header and find("step", layout.names):
-        notes.append(f'steps are every {every}, as given, not from "{layout.describe(find("step", layout.names)[0])}"')
+    if every is not None and layout.header and (unused := find("step", layout.names)):
+        notes.append(f"steps are every {every}, as given, not from {layout.listed(unused[:1])}")
     if named is None and kind in ("l1", "dual") and not find("l2", layout.names):
         named = "adam"  # nobody logs only these for another family
     loss = next((i for i in find("loss", layout.names) if i != norm), None)
@@ -91,7 +103,7 @@ def read_table(
         )
     step, axis = _choose_steps(layout, frame, steps, np.isfinite(values), repeated)
     if step is not None and len(steps) > 1:
-        others = ", ".join(f'"{layout.describe(i)}"' for i in steps if i != step)
+        others = layout.listed(i for i in steps if i != step)
         notes.append(f'steps are from "{layout.describe(step)}", not from {others}: --step-column chooses')
     if low is not None and not np.array_equal(_coerce(frame[low])[~empty], values[~empty], equal_nan=True):
         notes.append("the export is bucketed (__MIN differs from the value): each point is a mean, spikes are lost")
@@ -103,16 +115,17 @@ def read_table(
     rows = len(frame) + (1 if layout.cut else 0)
 
     keep = ~repeated
-    if lr is not None and not np.any(_coerce(frame[lr]) > 0.0):
+    rates = None if lr is None else _coerce(frame[lr])
+    if lr is not None and rates is not None and not np.any(rates > 0.0):
         notes.append(f'learning rates not used: column "{layout.describe(lr)}" holds none above 0')
-        lr = None
+        lr = rates = None
     columns = {"norm": norm, "step": step, "lr": lr, "loss": loss}
     norms = GradientNorms.from_values(
         values[keep],
         None if axis is None else axis[keep],
         kind=kind or "l2",
         every=every or 1,
-        learning_rate=None if lr is None else _coerce(frame[lr])[keep],
+        learning_rate=None if rates is None else rates[keep],
         loss=None if loss is None else _coerce(frame[loss])[keep],
         empty=empty[keep],
         logged_steps=logged_steps,
@@ -199,63 +212,49 @@ def _choose_lr(layout: _Layout, lr_column: str | None) -> tuple[int | None, list
         return _by_name(layout, lr_column, "--lr-column"), []
     found = find("lr", layout.names)
     if len(found) > 1:
-        listed = ", ".join(f'"{layout.describe(i)}"' for i in found)
+        listed = layout.listed(found)
         return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
     return (found[0] if found else None), []
 
 
 def _choose_norm(
     layout: _Layout, column: str | None, norm_kind: NormKind | None, optimizer: OptimizerFamily | None
-) -> tuple[int, NormKind | None]:
-    """Position of the norm column, and its kind where that is known."""
-    roles = {role: find(role, layout.names) if layout.header else [] for role in NORM_ROLES}
+) -> int:
+    """Position of the norm column."""
     if column is not None:
-        position = _by_name(layout, column, "--column")
-        return position, norm_kind or kind_in_name(layout.names[position])
+        return _by_name(layout, column, "--column")
     if not layout.header:
         if len(layout.names) > 2:
             raise RefineError(
                 f"the file has no header and {len(layout.names)} columns; "
                 "say which holds the norm and which the step with --column and --step-column (numbers from 1)"
             )
-        return len(layout.names) - 1, norm_kind
-    l2 = roles["l2 before clipping"] or roles["l2"]
-    preference = {
-        "l2": [l2],
-        "l1": [roles["l1"]],
-        "dual": [roles["dual"]],
-        "sgd": [l2, roles["l1"], roles["dual"]],
-        "adam": [roles["dual"], roles["l1"], l2],
-    }[norm_kind or optimizer or "adam"]
-    candidates = next(filter(None, preference), [])
+        return len(layout.names) - 1
+    l2, l1, dual = ("l2 before clipping", "l2"), ("l1",), ("dual",)
+    preference = {"l2": l2, "l1": l1, "dual": dual, "sgd": l2 + l1 + dual, "adam": dual + l1 + l2}
+    roles = preference[norm_kind or optimizer or "adam"]
+    candidates = next(filter(None, (find(role, layout.names) for role in roles)), [])
     if len(candidates) == 1:
-        position = candidates[0]
-        return position, norm_kind or next(_kind(layout, r, position) for r in NORM_ROLES if position in roles[r])
+        return candidates[0]
     if candidates:
-        listed = ", ".join(f'"{layout.describe(i)}"' for i in candidates)
-        raise RefineError(f"{len(candidates)} columns may be the gradient norm: {listed}; choose one with --column")
+        raise RefineError(
+            f"{len(candidates)} columns may be the gradient norm: {layout.listed(candidates)}; choose one with --column"
+        )
     others = [i for i, name in enumerate(layout.names) if looks_like_norm(name)]
     wanted = "a gradient norm" + (f" of kind {norm_kind}" if norm_kind else "")
-    listed = ", ".join(f'"{layout.describe(i)}"' for i in (others or range(min(len(layout.names), 12))))
     raise RefineError(
-        f"no column is known to be {wanted}; {'candidates' if others else 'columns'}: {listed}; "
+        f"no column is known to be {wanted}; "
+        f"{'candidates' if others else 'columns'}: {layout.listed(others or None)}; "
         + ("is the file separated by spaces?" if len(layout.names) == 1 else "choose one with --column")
     )
-
-
-def _kind(layout: _Layout, role: str, position: int) -> NormKind | None:
-    if role == "l1" or role == "dual":
-        return "l1" if role == "l1" else "dual"
-    return kind_in_name(layout.names[position])
 
 
 def _by_name(layout: _Layout, name: str, option: str) -> int:
     found = [i for i, candidate in enumerate(layout.names) if candidate == name]
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(f'"{layout.describe(i)}"' for i in range(min(len(layout.names), 12)))
     problem = "several columns are" if found else "no column is"
-    raise RefineError(f'{problem} called "{printable(name)}" ({option}); columns: {listed}')
+    raise RefineError(f'{problem} called "{printable(name)}" ({option}); columns: {layout.listed()}')
 
 
 def _candidate_steps(layout: _Layout, step_column: str | None, norm: int, every: int | None) -> list[int]:
@@ -269,9 +268,8 @@ def _candidate_steps(layout: _Layout, step_column: str | None, norm: int, every:
     candidates = [i for i in found if i != norm]
     if candidates:
         return candidates
-    listed = ", ".join(f'"{layout.describe(i)}"' for i in range(min(len(layout.names), 12)))
     raise RefineError(
-        f"no column is known to count optimizer steps; columns: {listed}; "
+        f"no column is known to count optimizer steps; columns: {layout.listed()}; "
         "choose one with --step-column, or say with --every K how many updates lie between two rows"
     )
 
