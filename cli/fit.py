@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from .options import Number, log_options, smoothing_option
+from .progress import reading
 
 
 @click.command()
-@click.argument("log", metavar="LOG")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @log_options
 @click.option(
     "--prior-schedule",
@@ -35,8 +36,18 @@ from .options import Number, log_options, smoothing_option
 @click.option("--force", is_flag=True, help="Replace an earlier result in that folder.")
 @click.option("--no-plot", is_flag=True, help="Draw no figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")
+@click.option("--jobs", type=click.IntRange(min=1), help="With --each: processes.  [default: as many as cores]")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask", "ray"]),
+    default="local",
+    show_default=True,
+    help="With --each: where the work is done.",
+)
+@click.option("--address", metavar="URL", help="With --engine dask or ray: the cluster's scheduler.")
 def fit(
-    log: str,
+    logs: tuple[str, ...],
     prior_schedule: str | None,
     peak_lr: float | None,
     total_steps: int | None,
@@ -47,41 +58,65 @@ def fit(
     force: bool,
     no_plot: bool,
     as_json: bool,
+    each: bool,
+    jobs: int | None,
+    engine: str,
+    address: str | None,
     **read: Any,
 ) -> None:
     """Turn the gradient-norm log of a finished run into a schedule for the next one.
 
     \b
     Examples:
-      refine fit grad_norms.csv
+      refine fit trainer_state.json
       refine fit run.csv --optimizer sgd --total-steps 65000 --out next
-      refine fit wandb_export.csv --prior-schedule cosine:warmup_steps=500 --peak-lr 3e-4
+      refine fit norms.csv rates.csv              (W&B exports one chart a file)
+      refine fit seed1.csv seed2.csv seed3.csv    (pooled: the median of the seeds)
+      refine fit runs/*.csv --each --out fitted   (a result a run)
 
-    Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
+    LOG is a file or folder in any format of refine formats, compressed or not, a URL, or - for standard
+    input. Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
     scheduler) and schedule.png.
     """
-    from refine import emit, read_norms, refined_schedule
-    from refine.errors import RefineWarning
+    from refine.batch import fit_each, fit_logs
+    from refine.readers import ReadOptions
+
+    options = ReadOptions(**read)
+    how = {
+        "optimizer": read["optimizer"],
+        "smoothing": smoothing_fraction,
+        "mode": mode,
+        "guard": not no_guard,
+        "total_steps": total_steps,
+        "prior_schedule": prior_schedule,
+        "peak_lr": peak_lr,
+    }
+    if each:
+        rows = fit_each(
+            logs, out, options, how, force=force, plot=not no_plot, engine=engine, address=address, jobs=jobs
+        )
+        _report_each(rows, out, as_json)
+        return
+    if jobs or address or engine != "local":
+        raise click.UsageError("--jobs, --engine and --address go with --each")
     from refine.export import refuse_existing
-    from refine.files import printable
-    from refine.schedule import metadata_path
 
     if not force:
         refuse_existing(Path(out))
-    norms = read_norms(log, **read)
-    result = refined_schedule(
-        norms,
-        optimizer=read["optimizer"],
-        smoothing=smoothing_fraction,
-        mode=mode,
-        guard=not no_guard,
-        total_steps=total_steps,
-        prior_schedule=prior_schedule,
-        peak_lr=peak_lr,
-    )
+    with reading() as progress:
+        result = fit_logs(logs, options, how, progress=progress)
+    _write(result, out, force=force, plot=not no_plot, as_json=as_json)
+
+
+def _write(result: Any, out: str, *, force: bool, plot: bool, as_json: bool) -> None:
+    from refine import emit
+    from refine.errors import RefineWarning
+    from refine.files import printable
+    from refine.schedule import metadata_path
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RefineWarning)
-        files = emit(result, out, force=force, plot=not no_plot)
+        files = emit(result, out, force=force, plot=plot)
     rough = [str(w.message) for w in caught if issubclass(w.category, RefineWarning)]
     for message in rough:
         click.echo(f"Warning: {message}", err=True)
@@ -94,3 +129,55 @@ def fit(
         click.echo(result.summary())
         written = [*files.values(), metadata_path(files["csv"])]
         click.echo(f"wrote     {printable(out)}/: {', '.join(path.name for path in written)}")
+
+
+def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
+    """A row a run, as text or JSON; exit code 1 if any failed."""
+    from refine.files import printable
+
+    failed = [row for row in rows if row["error"]]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        head = (
+            "run",
+            "points",
+            "updates",
+            "optimizer",
+            "decision",
+            "rho",
+            "warmup",
+            "peak at",
+            "bound gain",
+            "peak LR",
+        )
+        table = [head]
+        for row in rows:
+            if row["error"]:
+                continue
+            table.append(
+                (
+                    printable(Path(row["folder"]).name, limit=40),
+                    f"{row['points']:,}",
+                    f"{row['total_steps']:,}",
+                    row["optimizer"],
+                    row["decision"],
+                    _shown(row["rho"], ".2f"),
+                    f"{row['warmup_steps']:,}",
+                    f"{row['peak_fraction']:.1%}",
+                    _shown(row["gain_over_linear"] and row["gain_over_linear"] - 1.0, "+.1%"),
+                    _shown(row["peak_lr_ratio"], "x.2f"),
+                )
+            )
+        name, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+        for first, *cells in table:
+            click.echo("  ".join([first.ljust(name), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))]))
+        click.echo(f"wrote     {printable(out)}/: a folder for each of {len(rows) - len(failed)} of {len(rows)} runs")
+    for row in failed:
+        click.echo(f"Error: {row['error']}", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else f"{form[0]}{value:{form[1:]}}" if form[0] == "x" else f"{value:{form}}"

@@ -10,7 +10,10 @@ import click
 from refine import __version__
 from refine.errors import RefineError
 
+from .convert import convert
 from .fit import fit
+from .formats import formats
+from .inspect import inspect
 from .plot import plot
 
 
@@ -40,5 +43,5 @@ def main() -> None:
     """
 
 
-main.add_command(fit)
-main.add_command(plot)
+for command in (fit, inspect, convert, plot, formats):
+    main.add_command(command)

@@ -35,6 +35,7 @@ def log_options(command: Command) -> Command:
             type=click.Choice(["l2", "l1", "dual"]),
             help="Norm that the column holds, or that is wanted.",
         ),
+        click.option("--run", metavar="NAME", help="Which run, if the log holds several."),
         click.option("--lr-column", metavar="NAME", help="Column of the learning rate."),
         click.option("--step-column", metavar="NAME", help="Column of the step, in optimizer updates."),
         click.option("--column", metavar="NAME", help="Column of the gradient norm."),

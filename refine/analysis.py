@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from . import __version__
 from .bound import best_omega
 from .describe import decay_exponent, dip_before_peak, peak_fraction, rise_after_peak
-from .diagnostics import Flag, check, end_to_start, spike_ratio, tiny_norms
+from .diagnostics import Flag, check
 from .digits import on_grid
 from .errors import RefineError
 from .families import cosine, linear, with_warmup
+from .health import examine, flag_values
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .refinement import (
@@ -237,7 +238,11 @@ def refined_schedule(
         peak_lr_ratio=ratio,
         flags=check({**values, "dip before peak": dip_before_peak(multiplier), "peak LR ratio": ratio}),
         assumptions=tuple(assumptions),
-        notes=tuple(_notes(norms, family, prior, warmup_steps, steps)),
+        notes=(
+            *norms.source.notes,
+            *examine(norms, reflected).warnings,
+            *_notes(norms, family, prior, warmup_steps, steps),
+        ),
     )
 
 
@@ -319,17 +324,13 @@ def _flag_values(
 ) -> dict[str, float | None]:
     fit = decay_exponent(candidate)
     return {
-        "points": norms.steps.size,
-        "tiny norms": tiny_norms(reflected),
-        "rho": end_to_start(yardstick.smoothed),
+        **flag_values(norms, reflected, yardstick.smoothed, family),
         "first multiplier": float(candidate[0]),
         "peak position": peak_fraction(candidate),
         "decay exponent": fit[0] if fit else None,
         "rise after peak": rise_after_peak(candidate),
         "bound gain": yardstick.best(linear(candidate.size).multiplier) / yardstick.best(candidate),
         "raw bound": yardstick.raw_excess(candidate),
-        "spikes": spike_ratio(norms.values, reflected, optimizer=family),
-        "longest gap": norms.longest_gap / norms.total_steps,
     }
 
 
@@ -341,7 +342,9 @@ def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: s
         found.append(f"norm kind {norms.kind}: the column's name does not say; give --norm-kind")
     if family == "adam" and norms.kind == "l2":
         found.append("the l2 norm stands in for the l1 norm, with the exponent of the Adam family")
-    found.append("each norm is of one update, before clipping, not scaled")
+    each = [] if norms.source.window_mean else ["of one update"]
+    each += ["before clipping"] if norms.source.clipping == "unknown" else []
+    found.append(f"each norm is {', '.join([*each, 'not scaled'])}")
     if warmup_source == "assumed":
         found.append(
             f"warmup {DEFAULT_WARMUP_FRACTION:.0%} of the steps: the log shows no learning rates from its start on"
@@ -350,7 +353,7 @@ def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: s
 
 
 def _notes(norms: GradientNorms, family: OptimizerFamily, prior: Prior, warmup_steps: int, steps: int) -> list[str]:
-    found = [*norms.source.notes, *prior.notes]
+    found = [*prior.notes]
     if family == "sgd" and norms.kind != "l2":
         found.append(f"SGD wants the l2 norm and the log holds the {norms.kind} norm")
     if prior.is_constant:

@@ -6,9 +6,10 @@ only warns. The thresholds come from trials on 14 convex problems and are to be 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,11 @@ class Rule:
     action: Literal["fall back", "warn"]
     reason: str
 
+    @property
+    def advice(self) -> str:
+        """When it does what."""
+        return f"{self.action} if {self.side} {self.threshold:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -46,6 +52,21 @@ class Flag:
     def advises_linear(self) -> bool:
         """Whether the guard falls back to linear decay for it."""
         return self.raised and self.rule.action == "fall back"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; None is unknown, never nan."""
+        value = self.value if self.value is not None and math.isfinite(self.value) else None
+        rule = self.rule
+        return {
+            "name": rule.name,
+            "about": rule.about,
+            "value": value,
+            "side": rule.side,
+            "threshold": rule.threshold,
+            "action": rule.action,
+            "raised": self.raised,
+            "reason": rule.reason,
+        }
 
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"

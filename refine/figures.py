@@ -15,6 +15,7 @@ from .analysis import Refinement
 from .errors import RefineError
 from .families import cosine, linear
 from .files import printable
+from .hygiene import clipping_plateau
 from .norms import GradientNorms
 from .schedule import Schedule
 from .smoothing import smooth
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_suffix", "plot", "plot_norms", "plot_schedules", "save_figure"]
+__all__ = ["SUFFIXES", "check_suffix", "plot", "plot_log", "plot_norms", "plot_schedules", "save_figure"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -104,6 +105,12 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     if smoothed is not None:
         chosen = _thinned(at.size)
         ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
+    if norms.pool is not None:
+        chosen = _thinned(at.size)
+        band = (norms.pool.lowest[chosen], norms.pool.highest[chosen])
+        ax.fill_between(
+            at[chosen], *band, color=_RAW, alpha=0.5, linewidth=0.0, label=f"range of {norms.pool.logs} logs"
+        )
     ax.set_yscale("log")
     span = norms.values.max() / norms.values.min()
     if span < 5.0:
@@ -117,6 +124,41 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     ax.set_ylabel({"l2": "gradient norm (l2)", "l1": "gradient norm (l1)", "dual": "dual norm"}[norms.kind])
     _finish(ax)
     return ax
+
+
+def plot_log(norms: GradientNorms, *, smoothing: float = 0.1) -> Figure:
+    """Norms of a log, where they were clipped, and its learning rates.
+
+    Parameters
+    ----------
+    norms : GradientNorms
+        The log.
+    smoothing : float
+        Window of the running median, as a fraction of the points.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.0 if norms.learning_rate is None else 4.4), layout="constrained")
+    if norms.learning_rate is None:
+        upper = figure.add_subplot()
+    else:
+        upper, lower = figure.subplots(2, 1, height_ratios=(1.75, 1.0))
+        chosen = _thinned(norms.steps.size)
+        lower.plot(*_broken(norms.updates[chosen], norms.learning_rate[chosen]), color=_COLOURS[0], linewidth=1.3)
+        lower.set_xlim(0, norms.total_steps)
+        lower.set_ylim(bottom=0.0)
+        lower.set_xlabel("update")
+        lower.set_ylabel("learning rate")
+    plot_norms(norms, smooth(norms.values, fraction=smoothing), ax=upper)
+    plateau = clipping_plateau(norms.values)
+    if plateau is not None:
+        upper.axhline(plateau.value, color=_COLOURS[4], linewidth=1.0, linestyle="--", label="clipped here")
+        _finish(upper)
+    return figure
 
 
 def save_figure(figure: Figure | Refinement, path: str | os.PathLike[str]) -> None:

@@ -1,20 +1,25 @@
 """The one policy for dirty logs. Every row that is dropped is counted under its reason.
 
-====================  =====================================================================
-row                   policy
-====================  =====================================================================
-no norm (empty)       dropped, ``without a norm``: it belongs to another metric
-no step (empty)       dropped, ``without a step``
-nan or infinite norm  dropped, ``non-finite``
-zero norm             dropped, ``zero`` (1/N would be infinite)
-negative norm         dropped, ``negative`` (some loggers write -1 for "no step taken")
-negative step         dropped, ``negative step``
-same step twice       the last row in the file is kept, the others are ``superseded``: a resumed
-                      run overwrites what it repeats; refused where that is more than half of them
-steps out of order    sorted; how often the step went backwards is counted
-gap, larger stride    kept; the norms between two points are interpolated linearly after smoothing
-fractional step       refused: steps count optimizer updates
-====================  =====================================================================
+=======================  ===================================================================
+row                      policy
+=======================  ===================================================================
+no norm (empty)          dropped by the reader, ``without a norm``: another metric's, or a skipped step
+no step (empty)          dropped, ``without a step``
+nan or infinite norm     dropped, ``non-finite`` (a loss-scale overflow, a skipped step)
+1, sqrt(2), sqrt(3) ...  three or more of the very same in a row: dropped, ``overflow mark``: DeepSpeed writes
+                         the root of the number of parameter groups where a norm was not finite
+zero norm                dropped, ``zero`` (1/N would be infinite)
+negative norm            dropped, ``negative`` (-1 means "no step taken"); refused above 5 % and 5 rows
+negative step            dropped, ``negative step``
+same step twice          the last row in the file is kept, the others are ``superseded``; refused where
+                         that is more than half of them
+step goes back           by two strides or more: a resumed run, whose later segment supersedes what the
+                         earlier one logged in the same steps; by less: sorted
+gap, larger stride       kept; the norms between two points are interpolated linearly after smoothing
+fractional step          refused: steps count optimizer updates
+same norm in a row       kept and counted (`Health`): DeepSpeed repeats the last norm at an overflow
+many norms at the top    kept and reported (`clipping_plateau`): the norm was logged after clipping
+=======================  ===================================================================
 """
 
 from __future__ import annotations
@@ -27,23 +32,28 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 
-__all__ = ["Cleaned", "clean", "match", "stride"]
+__all__ = ["Cleaned", "Plateau", "clean", "clipping_plateau", "match", "overflow_marks", "stride"]
+
+_MOST_RESUMES = 100
+"""A step that goes back more often than this is disorder, not resumed runs: sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Usable points in step order, and the account of the rest."""
+    """Usable points in step order, and the account of the rest.
+
+    ``from_zero``: a row of step 0 was logged, so that labels count from 0.
+    """
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
     dropped: dict[str, int]
     out_of_order: int
+    from_zero: bool
 
 
-def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArray[np.bool_] | None = None) -> Cleaned:
+def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
     """Apply the table above to raw steps and norms in file order, all shape (n,).
-
-    ``empty`` marks the rows that hold no norm at all, as opposed to a logged nan.
 
     Examples
     --------
@@ -53,22 +63,30 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArra
     """
     if steps.shape != values.shape or steps.ndim != 1:
         raise RefineError(f"steps have shape {steps.shape} and norms {values.shape}; both must be (n,)")
+    from_zero = bool(np.any(steps == 0))
     dropped: dict[str, int] = {}
     left = np.ones(steps.size, dtype=bool)
     for reason, bad in (
-        ("without a norm", np.zeros_like(left) if empty is None else empty),
         ("without a step", ~np.isfinite(steps)),
         ("negative step", steps < 0),
         ("non-finite", ~np.isfinite(values)),
         ("zero", values == 0.0),
         ("negative", values < 0.0),
+        ("overflow mark", overflow_marks(values)),
     ):
-        count = int(np.count_nonzero(bad & left))
+        bad &= left
+        count = int(np.count_nonzero(bad))
         if count:
             dropped[reason] = count
             left &= ~bad
+    negative = dropped.get("negative", 0)
+    if negative > max(5, 0.05 * steps.size):
+        raise RefineError(
+            f"{negative} of {steps.size} norms are negative; a norm never is: choose another column with --column"
+        )
     if dropped:
         steps, values = steps[left], values[left]
+    del left
     fractional = np.flatnonzero(steps != np.floor(steps))
     if fractional.size:
         raise RefineError(
@@ -81,20 +99,101 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64], empty: NDArra
         )
     whole = steps.astype(np.int64)
     change = np.diff(whole)
-    out_of_order = int(np.count_nonzero(change < 0))
+    backwards = np.flatnonzero(change < 0) + 1
     if change.size and change.min() <= 0:
+        kept = _of_later_segments(whole, backwards)
+        rows, whole, values = whole.size, whole[kept], values[kept]
         order = np.argsort(whole, kind="stable")
         whole, values = whole[order], values[order]
         last = np.append(whole[1:] != whole[:-1], True)
-        if not last.all():
-            dropped["superseded"] = int(np.count_nonzero(~last))
-            if 2 * dropped["superseded"] > last.size:
+        superseded = rows - int(np.count_nonzero(last))
+        if superseded:
+            dropped["superseded"] = superseded
+            if 2 * superseded > rows:
                 raise RefineError(
-                    f"{dropped['superseded']} of {last.size} rows repeat a step of another row; a step column that "
+                    f"{superseded} of {rows} rows repeat a step of another row; a step column that "
                     "starts anew every epoch does not count updates: choose another, or say --every K"
                 )
             whole, values = whole[last], values[last]
-    return Cleaned(whole, values, dropped, out_of_order)
+    return Cleaned(whole, values, dropped, backwards.size, from_zero)
+
+
+def _of_later_segments(steps: NDArray[np.int64], backwards: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Rows that no resumed run, later in the file, has logged anew; shape (n,)."""
+    kept = np.ones(steps.size, dtype=bool)
+    forward = np.diff(steps)
+    forward = forward[forward > 0]
+    if not 0 < backwards.size <= _MOST_RESUMES or not forward.size:
+        return kept
+    usual = int(np.median(forward))
+    ends = np.append(backwards[1:], steps.size)
+    for start, end in zip(backwards, ends, strict=True):
+        if steps[start - 1] - steps[start] >= 2 * usual:
+            kept[:start] &= (steps[:start] < steps[start]) | (steps[:start] > steps[end - 1])
+    return kept
+
+
+def overflow_marks(values: NDArray[np.float64], *, least: int = 3, groups: int = 64) -> NDArray[np.bool_]:
+    """Rows in which DeepSpeed's mark for a norm that was not finite stands; shape (n,).
+
+    In bf16 the norm of each of k parameter groups becomes -1, and their total sqrt(k). Three or more
+    equal ones in a row are marks if there are 20 other norms, all different from their neighbours, as
+    measured norms are, which are the greater part; and if it is no `clipping_plateau`.
+
+    Examples
+    --------
+    >>> np.flatnonzero(overflow_marks(np.array([0.3, 0.2, 1.0, 1.0, 1.0, *np.linspace(0.1, 1.9, 30)])))
+    array([2, 3, 4])
+    """
+    none = np.zeros(values.size, dtype=bool)
+    same = values[1:] == values[:-1]
+    if not np.any(same[1:] & same[:-1]):
+        return none
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = np.rint(values**2)
+        root = np.sqrt(squares)
+        like_mark = (squares >= 1) & (squares <= groups) & (np.abs(values - root) <= 1e-7 * root)
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    lengths = np.diff(np.append(starts, values.size))
+    long = np.repeat(lengths >= least, lengths)
+    marks = long & like_mark
+    measured = values[~marks & np.isfinite(values)]
+    if np.any(long & ~like_mark) or not 0 < np.count_nonzero(marks) <= measured.size or measured.size < 20:
+        return none
+    if np.any(np.abs(np.diff(measured)) < 1e-6 * measured[1:]) or clipping_plateau(values[np.isfinite(values)]):
+        return none
+    return marks
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """Where norms that were logged after clipping pile up: the value, and the share of the norms there."""
+
+    value: float
+    share: float
+
+
+def clipping_plateau(values: NDArray[np.float64], *, share: float = 0.2) -> Plateau | None:
+    """Look for a plateau at the top: more than a fifth of the norms within 0.1 % of a largest one that is round.
+
+    Norms before clipping are spread at the top; those after clipping stop at the threshold, which people choose with
+    at most two digits. The norms below must differ from their neighbours, as measured ones do.
+
+    Examples
+    --------
+    >>> clipping_plateau(np.array([0.2, 1.0, 0.4, 1.0, 0.9999999] * 4))
+    Plateau(value=1.0, share=0.6)
+    >>> clipping_plateau(np.array([0.2, 1.0, 0.4, 1.7, 3.1] * 4))
+    """
+    if values.size < 10:
+        return None
+    top = float(values.max())
+    at_top = values >= 0.999 * top
+    found = Plateau(float(f"{top:.1e}"), float(np.mean(at_top)))
+    if found.share <= share or abs(top - found.value) > 1e-3 * top:
+        return None
+    below = values[~at_top]
+    return found if below.size > 1 and np.mean(np.diff(below) == 0.0) <= 0.1 else None
 
 
 def stride(steps: NDArray[np.int64]) -> int:
@@ -130,6 +229,8 @@ def match(
     if not known.any() or not kept.size:
         return None
     at, values = steps[known], values[known]
+    if np.array_equal(at, kept):
+        return values
     if np.any(np.diff(at) <= 0):
         order = np.argsort(at, kind="stable")
         at, values = at[order], values[order]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +12,28 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 from .files import printable
-from .hygiene import clean, match, stride
+from .hygiene import Cleaned, clean, match, stride
 from .refinement import OptimizerFamily
 from .schedule import check_count
 
-__all__ = ["GradientNorms", "NormKind", "Source"]
+__all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source"]
+
+Number = TypeVar("Number", np.float64, np.int64)
 
 NormKind = Literal["l2", "l1", "dual"]
 """l2 and l1 of the gradient, or ``dual``: the optimizer's own squared norm (Adam family:
 sum_i g_i^2 / (sqrt(v_i) + eps), which takes the place of the l1 norm)."""
 
+Clipping = Literal["pre", "post", "unknown"]
+"""Whether a norm was taken before or after clipping."""
+
+LrAlignment = Literal["this_step", "next_step", "unknown"]
+"""Whether the rate beside step t was used in step t, or will be in the next (many loops step the scheduler first)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where norms were read: file, format and columns, and what had to be guessed.
+    """Where norms were read: file, format and columns, what is known of them, and what had to be guessed.
 
     Parameters
     ----------
@@ -39,6 +47,12 @@ class Source:
         Whether the log names the norm's kind; the optimizer family that it names.
     notes : tuple of str
         What else a reader should know.
+    clipping, lr_alignment
+        As far as the format, the settings or the values tell.
+    window_mean : bool
+        Each norm is a mean over the updates since the one before, not that of one update.
+    settings : mapping
+        Hyper-parameters of the logged run that stand in or beside the log, flat, as written.
     """
 
     name: str = "array"
@@ -48,6 +62,39 @@ class Source:
     kind_known: bool = True
     optimizer: OptimizerFamily | None = None
     notes: tuple[str, ...] = ()
+    clipping: Clipping = "unknown"
+    lr_alignment: LrAlignment = "unknown"
+    window_mean: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _own(column: npt.ArrayLike, kind: type[Number]) -> NDArray[Number]:
+    """A copy, unless it is an array to which nobody can write."""
+    if isinstance(column, np.ndarray) and column.dtype == kind and not column.flags.writeable:
+        base = column
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        if not base.flags.writeable:
+            return column
+    return np.array(column, dtype=kind)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """How pooled norms came about: the number of logs, their smoothing, and the spread of their smoothed norms.
+
+    ``lowest`` and ``highest`` have the shape (n,) of the pooled norms.
+    """
+
+    logs: int
+    smoothing: float
+    lowest: NDArray[np.float64]
+    highest: NDArray[np.float64]
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """Highest over lowest, less 1; shape (n,)."""
+        return self.highest / self.lowest - 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -75,6 +122,10 @@ class GradientNorms:
     source : Source
     from_zero : bool, optional
         Whether the labels count from 0; by default whether the first one is 0.
+    extras : mapping
+        Other columns of norms at the same steps: name to (n,) float64, nan where missing.
+    pool : Pool or None
+        Where these are the pooled norms of several logs.
     """
 
     steps: NDArray[np.int64]
@@ -87,17 +138,19 @@ class GradientNorms:
     out_of_order: int = 0
     source: Source = field(default_factory=Source)
     from_zero: bool | None = None
+    extras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
-        steps = np.array(self.steps)
+        steps = np.asarray(self.steps)
         if steps.dtype.kind not in "iu":
             raise RefineError(f"steps have the type {steps.dtype}; they must be integers")
-        steps = steps.astype(np.int64)
+        steps = _own(steps, np.int64)
         object.__setattr__(self, "steps", steps)
         for name in ("values", "learning_rate", "loss"):
             column = getattr(self, name)
             if column is not None:
-                column = np.array(column, dtype=np.float64)
+                column = _own(column, np.float64)
                 if column.shape != steps.shape or steps.ndim != 1:
                     raise RefineError(f"{name} has shape {column.shape} and steps {steps.shape}; both must be (n,)")
                 column.flags.writeable = False
@@ -136,7 +189,6 @@ class GradientNorms:
         every: int = 1,
         learning_rate: npt.ArrayLike | None = None,
         loss: npt.ArrayLike | None = None,
-        empty: NDArray[np.bool_] | None = None,
         logged_steps: int | None = None,
         source: Source | None = None,
     ) -> GradientNorms:
@@ -150,8 +202,6 @@ class GradientNorms:
             Steps as logged; by default ``every, 2 * every, ...``.
         every : int
             Updates between two rows where there are no steps.
-        empty : ndarray of bool, shape (n,), optional
-            Rows that hold no norm at all, as opposed to a logged nan.
         logged_steps : int, optional
             Updates of the whole logged run, where the log stops early. By default its last step, plus
             the (median) stride where it starts at 0.
@@ -169,25 +219,44 @@ class GradientNorms:
             raise RefineError(f"norms and steps must be arrays of numbers: {printable(error)}") from None
         every = check_count("every", every, least=1)
         axis = np.arange(1, raw.size + 1, dtype=np.float64) * every if given is None else given
-        cleaned = clean(axis, raw, empty)
-        kept = cleaned.steps
-        total = int(kept[-1]) if kept.size else 0
-        # The norm of step 0 may have been dropped; a row without any belongs to another metric.
-        of_norms = axis if empty is None else axis[~empty]
-        from_zero = bool(np.any(of_norms == 0))
-        if kept.size > 1 and from_zero:
-            total += stride(kept)
+        cleaned = clean(axis, raw)
+        return cls.from_cleaned(
+            cleaned,
+            kind=kind,
+            logged_steps=logged_steps,
+            learning_rate=match(axis, learning_rate, cleaned.steps),
+            loss=match(axis, loss, cleaned.steps),
+            source=source or Source(rows=raw.size),
+        )
+
+    @classmethod
+    def from_cleaned(
+        cls,
+        cleaned: Cleaned,
+        *,
+        kind: NormKind,
+        logged_steps: int | None,
+        learning_rate: NDArray[np.float64] | None,
+        loss: NDArray[np.float64] | None,
+        source: Source,
+        extras: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> GradientNorms:
+        """Norms of what `refine.hygiene.clean` has left, with other columns at its steps."""
+        total = int(cleaned.steps[-1]) if cleaned.steps.size else 0
+        if cleaned.steps.size > 1 and cleaned.from_zero:
+            total += stride(cleaned.steps)
         return cls(
-            kept,
+            cleaned.steps,
             cleaned.values,
             kind,
             total if logged_steps is None else check_count("logged_steps", logged_steps, least=1),
-            match(axis, learning_rate, kept),
-            match(axis, loss, kept),
+            learning_rate,
+            loss,
             cleaned.dropped,
             cleaned.out_of_order,
-            source or Source(rows=raw.size),
-            from_zero,
+            source,
+            cleaned.from_zero,
+            extras or {},
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:
@@ -210,13 +279,14 @@ class GradientNorms:
         edges = np.concatenate([[-1], self.updates, [self.total_steps]])
         return int(np.diff(edges).max()) - 1
 
-    def on_updates(self, column: NDArray[np.float64], total_steps: int) -> NDArray[np.float64]:
+    def on_updates(self, column: NDArray[np.float64], total_steps: int, *, ahead: int = 0) -> NDArray[np.float64]:
         """Interpolate a column linearly onto every update of a run of ``total_steps``.
 
-        Points stand at the same fraction of training in both runs; the ends are held.
+        Points stand at the same fraction of training in both runs; the ends are held. ``ahead`` is by how many
+        updates the values are ahead of the rows that they stand in.
         """
-        if column.size == total_steps == self.total_steps and np.all(np.isfinite(column)):
+        if column.size == total_steps == self.total_steps and not ahead and np.all(np.isfinite(column)):
             return column  # a point an update: nothing to interpolate
         known = np.isfinite(column)
-        at = (self.updates[known] + 0.5) / self.total_steps
+        at = (self.updates[known] + ahead + 0.5) / self.total_steps
         return np.interp((np.arange(total_steps) + 0.5) / total_steps, at, column[known])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .errors import RefineError
 from .families import from_name
 from .norms import GradientNorms
+from .readers.settings import schedule_settings
 from .schedule import Schedule
 
 __all__ = ["CONSTANT_SHARE", "LEAST_COVERAGE", "Prior", "is_file", "named_schedule", "read_prior"]
@@ -68,7 +69,9 @@ class Prior:
 def read_prior(
     norms: GradientNorms, prior_schedule: Schedule | str | None = None, peak_lr: float | None = None
 ) -> Prior:
-    """Learning rates from what the caller says, else from the log.
+    """Learning rates from what the caller says, else from the log, else from the settings beside it.
+
+    Where a log holds the rate of the next step (`Source.lr_alignment`), it is moved by one update.
 
     Parameters
     ----------
@@ -104,21 +107,25 @@ def read_prior(
         rising = int(np.argmax(multiplier))
         return Prior(multiplier, peak_lr or peak or None, rising + 1 if rising else 0, origin, notes)
     if peak == 0.0:
-        return Prior(peak_lr=peak_lr)
-    seen = norms.updates[known]
+        set_peak, set_warmup = schedule_settings(norms.source.settings)
+        if set_peak is not None and peak_lr is None:
+            notes = (f"the peak learning rate {set_peak:g} is that of the settings beside the log",)
+        return Prior(None, peak_lr or set_peak, set_warmup, "the settings" if set_warmup else "unknown", notes)
+    ahead = int(norms.source.lr_alignment == "next_step")
+    seen = norms.updates[known] + ahead
     covered = (int(seen[-1] - seen[0]) + norms.stride) / norms.total_steps
-    area = norms.on_updates(rates / peak, norms.total_steps) if covered >= LEAST_COVERAGE else None
+    area = norms.on_updates(rates / peak, norms.total_steps, ahead=ahead) if covered >= LEAST_COVERAGE else None
     # 1e-6: rates are often logged as float32.
     first = int(np.flatnonzero(rates >= peak * (1.0 - 1e-6))[0])
-    warmup = int(norms.updates[first]) + 1
-    if seen[0] >= max(norms.stride, 0.02 * norms.total_steps):
+    warmup = int(norms.updates[first]) + ahead + 1
+    if seen[0] - ahead >= max(norms.stride, 0.02 * norms.total_steps):
         # The log starts too late to show the warmup, or the peak.
         return Prior(area, peak_lr, None, "the log")
-    if warmup == 1:
+    if warmup == 1 + ahead:
         warmup = 0
     if peak_lr is not None and not math.isclose(peak_lr, peak, rel_tol=1e-3):
         notes = (f"the peak learning rate is {peak_lr:g}, as given; the log says {peak:g}",)
-    if warmup and norms.updates[first] == seen[0]:
+    if warmup and norms.updates[first] + ahead == seen[0]:
         notes += (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
     return Prior(area, peak_lr or peak, warmup, "the log", notes)
 

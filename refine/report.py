@@ -6,10 +6,13 @@ import math
 import textwrap
 from typing import Any
 
+import numpy as np
+
 from .analysis import Refinement
 from .describe import decay_exponent, peak_fraction, warmup_fraction
 from .diagnostics import Flag
 from .files import printable
+from .norms import GradientNorms
 from .smoothing import median_width
 
 __all__ = ["summary", "to_dict"]
@@ -22,6 +25,9 @@ def to_dict(result: Refinement) -> dict[str, Any]:
     ratio = result.peak_lr_ratio
     return {
         "source": norms.source.name,
+        "pooled_logs": norms.pool.logs if norms.pool else 1,
+        "clipping": norms.source.clipping,
+        "lr_alignment": norms.source.lr_alignment,
         "format": norms.source.format,
         "columns": dict(norms.source.columns),
         "rows": norms.source.rows,
@@ -55,19 +61,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "prior_peak_lr": prior.peak_lr,
         "peak_lr_ratio": ratio,
         "suggested_peak_lr": None if ratio is None or prior.peak_lr is None else ratio * prior.peak_lr,
-        "flags": [
-            {
-                "name": flag.rule.name,
-                "about": flag.rule.about,
-                "value": _finite(flag.value),
-                "side": flag.rule.side,
-                "threshold": flag.rule.threshold,
-                "action": flag.rule.action,
-                "raised": flag.raised,
-                "reason": flag.rule.reason,
-            }
-            for flag in result.flags
-        ],
+        "flags": [flag.to_dict() for flag in result.flags],
         "assumptions": list(result.assumptions),
         "warnings": list(result.warnings),
     }
@@ -127,9 +121,25 @@ def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
     ]
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items())
     texts.append(f"dropped: {dropped}" if dropped else "dropped: nothing")
+    if norms.source.clipping != "unknown" or norms.source.lr_alignment != "unknown":
+        texts.append(_meaning(norms))
+    if norms.pool is not None:
+        middle, most = np.median(norms.pool.spread), norms.pool.spread.max()
+        texts.append(
+            f"pooled: median of {norms.pool.logs} logs on the fraction of training; their smoothed norms differ "
+            f"by {middle:.1%} in the median, {most:.1%} at most"
+        )
     if norms.out_of_order:
         texts.append(f"steps went backwards, {norms.out_of_order:,} x: sorted, the later row of a step kept")
     return list(filter(None, texts))
+
+
+def _meaning(norms: GradientNorms) -> str:
+    """What is known of clipping and learning rates."""
+    known = {"pre": "norms before clipping", "post": "norms AFTER clipping"}.get(norms.source.clipping)
+    rates = {"this_step": "rates as used in their step", "next_step": "rates of the next step, moved by one"}
+    shown = [known, rates.get(norms.source.lr_alignment) if norms.learning_rate is not None else None]
+    return "known: " + ", ".join(filter(None, shown)) if any(shown) else ""
 
 
 def _used(result: Refinement) -> str:
@@ -137,10 +147,10 @@ def _used(result: Refinement) -> str:
     source = {"given": "as given", "log": "from the log", "assumed": "assumed"}[result.optimizer_source]
     width = median_width(result.norms.steps.size, result.smoothing)
     edges = "right end reflected" if result.mode == "paper" else "both ends reflected"
-    return (
-        f"optimizer {result.optimizer} ({source}), so {power}; {result.norms.kind} norm; "
-        f"median of {width:,} points, {edges}"
-    )
+    median = f"median of {width:,} points, {edges}"
+    if result.norms.pool is not None:
+        median = f"each log's median over {result.norms.pool.smoothing:g} of its points"
+    return f"optimizer {result.optimizer} ({source}), so {power}; {result.norms.kind} norm; {median}"
 
 
 def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
@@ -183,8 +193,7 @@ def _flag_table(result: Refinement) -> list[str]:
             rows.append(title)
         value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"
         state = "FELL BACK" if flag in result.fell_back else "WARN" if flag.raised else "ok"
-        rule = f"{flag.rule.action} if {flag.rule.side} {flag.rule.threshold:g}"
-        rows.append(f"  {flag.rule.name:17}{value:>9}   {rule:24}{state}")
+        rows.append(f"  {flag.rule.name:17}{value:>9}   {flag.rule.advice:24}{state}")
     return rows
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -150,7 +151,7 @@ def test_bad_input_is_one_line_exit_code_1_and_nothing_written(run, make_log, tm
 
 def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, tmp_path):
     for arguments, message in (
-        (("fit", tmp_path), "is a directory; name the log file in it"),
+        (("fit", tmp_path), "name the log file in it"),
         (("fit", falling_log, "--column", "nope"), 'no column is called "nope" (--column); columns: "step"'),
         (("fit", falling_log, "--out", falling_log), "is not a folder; choose another one with --out"),
         (("fit", falling_log, "--out", "/proc/refine"), "cannot write /proc/refine"),
@@ -200,7 +201,7 @@ def test_a_bug_is_one_line_too(run, falling_log, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(refine, "refined_schedule", fail, raising=False)
+    monkeypatch.setattr("refine.batch.refined_schedule", fail)
     done = run("fit", falling_log)
     assert done.exit_code == 1
     assert done.stderr == (
@@ -248,3 +249,74 @@ def test_the_console_script_and_the_module_are_the_same(tmp_path):
     for command in ([script], [sys.executable, "-m", "refine.cli"]):
         done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout == f"refine, version {refine.__version__}\n"
+
+
+def test_inspect_prints_a_report_or_json(run, falling_log, tmp_path):
+    done = run("inspect", falling_log, "--plot", "log.png")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "points       400 of 400 rows" in done.stdout
+    assert done.stdout.endswith("wrote        log.png\n")
+    assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
+    again = run("inspect", falling_log, "--plot", "log.png")
+    assert (again.exit_code, again.stdout) == (1, "")
+    data = json.loads(run("inspect", falling_log, "--json").stdout)
+    keys = {"format", "points", "first_step", "last_step", "norm_kind", "clipping", "lr_alignment", "dropped"}
+    assert keys < set(data)
+    assert (data["points"], data["warmup_steps"]) == (400, 20)
+
+
+def test_inspect_shows_logs_that_are_too_short_to_fit(run, make_log):
+    assert json.loads(run("inspect", make_log(step=[5, 10], grad_norm=[1.0, 2.0]), "--json").stdout)["points"] == 2
+
+
+def test_convert_writes_what_fit_reads(run, make_log, tmp_path):
+    log = make_log("step,grad_norm,loss,lr\n2,0.1,,\n1,0.30000000000000004,2.5,0.1\n3,nan,1,0.1\n4,1e-300,1,\n")
+    done = run("convert", log, "-o", "tidy.csv")
+    assert (done.exit_code, done.stdout) == (0, "wrote     tidy.csv: 3 rows\n")
+    text = "step,grad_norm,lr,loss\n1,0.30000000000000004,0.1,2.5\n2,0.1,,\n4,1e-300,,1.0\n"
+    assert (tmp_path / "tidy.csv").read_text() == text
+    assert run("convert", log, "-o", "-").stdout == text
+    assert run("convert", "tidy.csv", "-o", "-").stdout == text
+    assert "tidy.csv exists" in run("convert", log, "-o", "tidy.csv").stderr
+
+
+def test_convert_keeps_the_other_norms(run, make_log):
+    log = make_log("step,grad_norm,grad_norm_l1,grad_2.0_norm/w\n1,1,10,0.5\n2,2,20,0.25\n")
+    assert run("convert", log, "-o", "-").stdout == (
+        "step,grad_norm,lr,loss,grad_norm_l1,grad_norm_l2/w\n1,1.0,,,10.0,0.5\n2,2.0,,,20.0,0.25\n"
+    )
+
+
+def test_formats_lists_every_format(run):
+    from refine.readers import FORMATS
+
+    done = run("formats")
+    assert done.exit_code == 0
+    for format in FORMATS:
+        assert any(line.startswith(format.name) for line in done.stdout.splitlines())
+
+
+def test_a_log_from_standard_input(tmp_path, falling_log):
+    script = os.path.join(os.path.dirname(sys.executable), "refine")
+    with open(falling_log, "rb") as stream:
+        done = subprocess.run([script, "inspect", "-", "--json"], stdin=stream, capture_output=True, check=True)
+    assert json.loads(done.stdout)["points"] == 400
+    assert done.stderr == b""
+
+
+def test_the_progress_bar_is_for_terminals_and_for_the_patient(monkeypatch):
+    from refine.cli import progress
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, patience, shown in ((Terminal(), 0.0, True), (Terminal(), 60.0, False), (io.StringIO(), 0.0, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(progress, "_PATIENCE_S", patience)
+        with progress.reading() as report:
+            for share in (0.25, 0.5, 1.0):
+                if report is not None:
+                    report(share)
+        assert ("reading" in stream.getvalue()) == shown
+        assert (report is None) == (not stream.isatty())

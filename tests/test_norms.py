@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refine import GradientNorms, RefineError
-from refine.hygiene import clean, match
+from refine.hygiene import clean, clipping_plateau, match, overflow_marks
 
 nan, inf = float("nan"), float("inf")
 rows = st.lists(
@@ -17,9 +19,9 @@ rows = st.lists(
 
 @given(rows)
 def test_policy_by_a_plain_loop(raw):
-    """Every row is used or counted once; the last good row of a step wins."""
+    """Every row is used or counted once; the last good row of a step wins, and a resumed run what it repeats."""
     steps, values = (np.array([r[i] for r in raw], dtype=float) for i in (0, 1))
-    kept, counts = {}, {}
+    good, counts = [], {}
     for step, value in raw:
         if np.isnan(step):
             reason = "without a step"
@@ -30,23 +32,100 @@ def test_policy_by_a_plain_loop(raw):
         elif value <= 0:
             reason = "zero" if value == 0 else "negative"
         else:
-            reason = "superseded" if step in kept else None
-            kept[step] = value
+            reason = None
+            good.append((step, value))
         if reason:
             counts[reason] = counts.get(reason, 0) + 1
-    if counts.get("superseded", 0) > len(kept):
+    if counts.get("negative", 0) > 5:
+        with pytest.raises(RefineError, match="norms are negative"):
+            clean(steps, values)
+        return
+    kept = {}
+    forward = sorted(b[0] - a[0] for a, b in itertools.pairwise(good) if b[0] > a[0])
+    usual = int(np.median(forward)) if forward else None
+    for place, (step, value) in enumerate(good):
+        if usual and place and good[place - 1][0] - step >= 2 * usual:
+            end = place
+            while end + 1 < len(good) and good[end + 1][0] >= good[end][0]:
+                end += 1
+            for older in [s for s in kept if step <= s <= good[end][0]]:
+                del kept[older]
+        kept[step] = value
+    superseded = len(good) - len(kept)
+    if 2 * superseded > len(good):
         with pytest.raises(RefineError, match="repeat a step of another row"):
             clean(steps, values)
         return
+    if superseded:
+        counts["superseded"] = superseded
     cleaned = clean(steps, values)
     assert cleaned.steps.tolist() == sorted(kept)
     assert cleaned.values.tolist() == [kept[s] for s in sorted(kept)]
     assert cleaned.dropped == counts
+    assert cleaned.out_of_order == sum(b[0] < a[0] for a, b in itertools.pairwise(good))
 
 
-def test_rows_without_a_norm_are_told_from_logged_nans():
-    cleaned = clean(np.array([1.0, 2.0, 3.0]), np.array([nan, nan, 1.0]), np.array([True, False, False]))
-    assert cleaned.dropped == {"without a norm": 1, "non-finite": 1}
+def test_a_resumed_run_supersedes_what_it_repeats_also_at_another_stride():
+    first = [(t, 1.0 + t / 100) for t in range(1, 31)]
+    resumed = [(t, 5.0 + t / 100) for t in range(20, 61, 10)]
+    steps, values = (np.array(column, dtype=float) for column in zip(*first, *resumed, strict=True))
+    cleaned = clean(steps, values)
+    assert cleaned.steps.tolist() == [*range(1, 20), 20, 30, 40, 50, 60]
+    assert cleaned.values[-5:].tolist() == [v for _, v in resumed]
+    assert (cleaned.dropped, cleaned.out_of_order) == ({"superseded": 11}, 1)
+
+
+def test_rows_a_little_out_of_order_are_sorted_and_kept():
+    cleaned = clean(np.array([1.0, 2.0, 4.0, 3.0, 5.0]), np.array([1.0, 2.0, 4.0, 3.0, 5.0]))
+    assert cleaned.values.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert (cleaned.dropped, cleaned.out_of_order) == ({}, 1)
+
+
+def test_a_shuffled_log_is_sorted_and_loses_nothing():
+    steps = np.random.default_rng(0).permutation(1000) + 1.0
+    cleaned = clean(steps, steps)
+    assert cleaned.values.tolist() == list(range(1, 1001))
+    assert cleaned.dropped == {}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7])
+def test_deepspeed_marks_are_dropped(groups):
+    values = np.random.default_rng(0).lognormal(size=100)
+    values[[10, 11, 12, 13, 50, 51, 52, 80]] = np.sqrt(groups)
+    assert overflow_marks(values).nonzero()[0].tolist() == [10, 11, 12, 13, 50, 51, 52]
+    assert clean(np.arange(1.0, 101), values).dropped == {"overflow mark": 7}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0] * 50,
+        [1.0] * 40 + [2.0] * 60,
+        [1.0] * 20 + [0.5] * 60,
+        [*np.geomspace(1, 2, 19), 1.0, 1.0, 1.0],
+        [0.3, 1.0, 0.7, 1.0, 0.4, 0.5],
+    ],
+)
+def test_norms_that_only_look_like_marks_stay(values):
+    assert not overflow_marks(np.array(values)).any()
+
+
+def test_norms_logged_after_clipping_are_told_by_their_plateau():
+    norms = np.random.default_rng(0).lognormal(size=400)
+    assert clipping_plateau(norms) is None
+    for threshold in (0.25, 1.0, 1.5):
+        clipped = norms * np.minimum(1.0, threshold / (norms + 1e-6))
+        found = clipping_plateau(clipped)
+        assert found.value == threshold
+        assert found.share == pytest.approx(np.mean(norms > 0.999 * threshold), abs=0.02)
+        assert overflow_marks(clipped).sum() == 0
+    assert clipping_plateau(np.minimum(norms, 1.2345)) is None  # nobody clips there
+
+
+def test_a_column_of_negative_numbers_is_no_norm():
+    values = np.where(np.arange(100) < 6, -0.5, 1.0)
+    with pytest.raises(RefineError, match="6 of 100 norms are negative; a norm never is"):
+        clean(np.arange(1.0, 101), values)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +150,6 @@ def test_a_dropped_row_of_step_0_still_tells_that_the_log_counts_from_0():
     norms = GradientNorms.from_values([nan, 1.0, 1.0, 1.0], [0, 10, 20, 30])
     assert norms.total_steps == 40
     assert norms.updates.tolist() == [10, 20, 30]
-    other_metric = np.array([True, False, False])
-    norms = GradientNorms.from_values([nan, 1.0, 1.0], [0, 10, 20], empty=other_metric)
-    assert norms.total_steps == 20
 
 
 def test_every_stands_in_for_steps():

@@ -263,19 +263,19 @@ def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
         ("epoch,grad_norm\n1,1\n", {}, 'columns: "epoch", "grad_norm"; choose one with --step-column'),
         ("1,2,3\n4,5,6\n", {}, "the file has no header and 3 columns"),
         ("step,gnorm\n1,1\n", {"every": 2, "step_column": "step"}, "--every and --step-column exclude each other"),
-        ('{"step": 1}\n', {}, "the file looks like JSON"),
-        ('[{"step": 1}]\n', {}, "the file looks like JSON"),
+        ('{"step": 1}\n', {}, 'no column is known to be a gradient norm; columns: "step"'),
+        ('[{"step": 1}]\n', {}, 'no column is known to be a gradient norm; columns: "step"'),
         ("[default7]: iteration 1\n[default7]: iteration 2\n", {}, "no column is known to be a gradient norm"),
         ("step grad_norm\n1 0.5\n2 0.5\n", {}, "is the file separated by spaces"),
         ('"Step","Group: a - gnorm"\n"1","1"\n', {}, "no column is known to be a gradient norm"),
         ("step,val/grad_norm\n1,1\n2,1\n", {}, "no column is known to be a gradient norm"),
-        ("batch,grad_norm\n1,1\n2,1\n", {}, "no column is known to count optimizer steps"),
+        ("sample,grad_norm\n1,1\n2,1\n", {}, "no column is known to count optimizer steps"),
         ("iter,grad_norm\n" + "1,1\n2,1\n" * 3, {}, "4 of 6 rows repeat a step of another row"),
         ("step,gnorm\n1,1\n", {"norm_kind": "l3"}, "norm_kind is 'l3'; it must be one of l2, l1, dual"),
         ("step,gnorm\n1,1\n", {"optimizer": "lion"}, "optimizer is 'lion'; it must be one of sgd, adam"),
         (b"step,grad_norm\xe9\n1,0.5\n", {}, "byte 0xe9 at offset 14 is not UTF-8"),
         (b"\xff\xfes\0t\0", {}, "the file is binary or UTF-16"),
-        (b"\x1f\x8b\x08junk", {}, "the file is binary or UTF-16"),
+        (b"\x1f\x8b\x08junk", {}, "the gzip data is damaged"),
         (bytes(range(256)) * 20, {}, "the file is binary or UTF-16"),
     ],
 )
@@ -288,7 +288,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(make_log, text, options, mes
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(RefineError, match="none.csv does not exist; check the path"):
         read_norms(tmp_path / "none.csv")
-    with pytest.raises(RefineError, match="is a directory; name the log file in it"):
+    with pytest.raises(RefineError, match="the folder holds no log that refine knows; name the log file in it"):
         read_norms(tmp_path)
     with pytest.raises(RefineError, match="is not a regular file"):
         read_norms("/dev/null")
@@ -364,7 +364,7 @@ def test_shared_samples(shared, name):
     ("name", "message"),
     [
         ("ambiguous.csv", '"actor/grad_norm", "critic/grad_norm"'),
-        ("wandb_ui_export_grad_norm_two_runs.csv", "2 columns may be the gradient norm"),
+        ("wandb_ui_export_grad_norm_two_runs.csv", '2 runs: "calm-sun-2", "jolly-frog-1"; choose one with --run'),
         ("wandb_ui_export_lr_two_runs.csv", "no column is known to be a gradient norm"),
     ],
 )

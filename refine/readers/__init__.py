@@ -1,23 +1,94 @@
-"""From a file that people have to `GradientNorms`."""
+"""From a log that people have to `GradientNorms`: the registry of formats, and the way in."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import get_args
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from ..errors import RefineError
 from ..files import printable
 from ..norms import GradientNorms, NormKind
 from ..refinement import OptimizerFamily
-from .table import read_table
+from . import (
+    arrays,
+    composer,
+    console,
+    dvclive,
+    fairseq,
+    hf_console,
+    huggingface,
+    json_text,
+    levanter,
+    lightning,
+    lingua,
+    llmc,
+    lr_scheduling,
+    maxtext,
+    megatron,
+    mlflow,
+    mmengine,
+    ms_swift,
+    nanotron,
+    olmo,
+    parquet,
+    table,
+    tensorboard,
+    torchtitan,
+    torchtune,
+    trackio,
+    verl,
+    wandb_run,
+    without_norms,
+)
+from .base import Format, ReadOptions, Records
+from .choose import choose, holds_norms
+from .opening import Log, opened
 
-__all__ = ["read_norms"]
+__all__ = ["FORMATS", "ReadOptions", "find_format", "read_logs", "read_norms"]
+
+Result = TypeVar("Result")
+
+FORMATS: tuple[Format, ...] = (
+    ms_swift.FORMAT,
+    huggingface.FORMAT,
+    lightning.FORMAT,
+    wandb_run.FORMAT,
+    tensorboard.FORMAT,
+    mlflow.FOLDER,
+    trackio.FORMAT,
+    mlflow.DATABASE,
+    dvclive.FORMAT,
+    parquet.FORMAT,
+    arrays.NPY,
+    arrays.NPZ,
+    megatron.FORMAT,
+    torchtitan.FORMAT,
+    olmo.FORMAT,
+    nanotron.FORMAT,
+    llmc.FORMAT,
+    fairseq.FORMAT,
+    composer.FORMAT,
+    hf_console.FORMAT,
+    lingua.FORMAT,
+    levanter.FORMAT,
+    torchtune.FORMAT,
+    verl.FORMAT,
+    maxtext.FORMAT,
+    mmengine.FORMAT,
+    lr_scheduling.FORMAT,
+    json_text.DOCUMENT,
+    json_text.LINES,
+    console.FORMAT,
+    table.FORMAT,
+)
+"""Tried in this order; the first whose ``sniff`` says yes reads the log."""
 
 
 def read_norms(
     path: str | os.PathLike[str],
-    *,
+    *companions: str | os.PathLike[str],
     column: str | None = None,
     step_column: str | None = None,
     lr_column: str | None = None,
@@ -25,17 +96,21 @@ def read_norms(
     optimizer: OptimizerFamily | None = None,
     every: int | None = None,
     logged_steps: int | None = None,
+    run: str | None = None,
+    extras: bool = False,
+    progress: Callable[[float], None] | None = None,
 ) -> GradientNorms:
-    """Read the gradient norms of a finished run.
+    """Read the gradient norms of a finished run, in any format of `FORMATS`.
 
-    Reads CSV and TSV: plain (``step,grad_norm``), with more columns, without a header, and W&B chart
-    exports. Columns are found by name (`refine.readers.columns`); dirty rows are handled by
-    `refine.hygiene` and counted.
+    Formats are told by content; columns are found by name (`refine.readers.columns`); dirty rows are
+    handled by `refine.hygiene` and counted.
 
     Parameters
     ----------
     path : path-like
-        The log.
+        The log: a file or folder, compressed or not, a URL, or "-" for standard input.
+    *companions : path-like
+        More files of the same run that hold learning rates or losses, not norms (W&B exports a chart a file).
     column, step_column, lr_column : str, optional
         Names of the norm, step and learning-rate columns, where they cannot be found or there are
         several; in a file without a header their number, from 1.
@@ -47,37 +122,88 @@ def read_norms(
         Updates between two rows of a log without a step column.
     logged_steps : int, optional
         Updates of the whole logged run where the log stops early.
+    run : str, optional
+        Which run, where the log holds several.
+    extras : bool
+        Keep the other norms too: of the other kind, and of single layers.
+    progress : callable, optional
+        Called now and then with the share of the file that has been read.
 
     Raises
     ------
     RefineError
         Nothing that could be read without guessing; the message names the remedy.
     """
-    if norm_kind is not None and norm_kind not in get_args(NormKind):
-        raise RefineError(f"norm_kind is {norm_kind!r}; it must be one of l2, l1, dual")
-    if optimizer is not None and optimizer not in get_args(OptimizerFamily):
-        raise RefineError(f"optimizer is {optimizer!r}; it must be one of sgd, adam")
-    path = Path(path)
-    name = printable(path)
-    try:
-        if path.is_dir():
-            raise RefineError(f"{name} is a directory; name the log file in it")
-        if not path.is_file():
-            raise RefineError(
-                f"{name} {'is not a regular file' if path.exists() else 'does not exist'}; check the path"
-            )
-        return read_table(
-            path,
-            column=column,
-            step_column=step_column,
-            lr_column=lr_column,
-            norm_kind=norm_kind,
-            optimizer=optimizer,
-            every=every,
-            logged_steps=logged_steps,
+    options = ReadOptions(column, step_column, lr_column, norm_kind, optimizer, every, logged_steps, run, extras)
+    return _chosen(os.fspath(path), [os.fspath(other) for other in companions], options, progress)
+
+
+def read_logs(
+    paths: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None = None
+) -> list[GradientNorms]:
+    """Read several logs; those that hold rates but no norms are joined to the one that holds norms."""
+    if len(paths) == 1:
+        return [_chosen(paths[0], [], options, progress)]
+    read = {path: _read(path, options, progress) for path in paths}
+    main = [path for path, records in read.items() if holds_norms(records, options)] or list(paths[:1])
+    others = [path for path in read if path not in main]
+    if others and len(main) > 1:
+        raise RefineError(
+            f"{printable(others[0])}: no gradient norm, while {len(main)} other logs hold norms; "
+            "pool logs that all hold norms, or give one of them with its learning rates"
         )
-    except (OSError, ValueError) as error:  # RefineError is a ValueError
+    companions = [read[path] for path in others]
+    return [
+        _named(path, lambda path=path: choose(read[path], options, name=path, companions=companions))  # type: ignore[misc]
+        for path in main
+    ]
+
+
+def _chosen(
+    path: str, companions: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None
+) -> GradientNorms:
+    others = [_read(other, options, None) for other in companions]
+    records = _read(path, options, progress)
+    return _named(path, lambda: choose(records, options, name=path, companions=others))
+
+
+def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | None) -> Records:
+    def read() -> Records:
+        with opened(name, progress) as log:
+            try:
+                records = find_format(log).read(log, options)
+            except RefineError:
+                remedy = without_norms.recipe(log, unread=True)
+                if remedy is None:
+                    raise
+                raise RefineError(remedy) from None
+            if not holds_norms(records, options):
+                records = replace(records, missing=without_norms.recipe(log) or records.missing)
+            return records
+
+    return _named(name, read)
+
+
+def find_format(log: Log) -> Format:
+    """The format of a log, by its content."""
+    for format in FORMATS:
+        if format.sniff(log):
+            return format
+    if log.is_dir:
+        raise RefineError("the folder holds no log that refine knows; name the log file in it (refine formats)")
+    table.read_table(log, ReadOptions())  # says what is wrong with it
+    raise RefineError("no format that refine knows; refine formats lists them")
+
+
+def _named(name: str, read: Callable[[], Result]) -> Result:
+    """Run a reader; whatever is wrong with the log becomes one line that names it."""
+    name = printable(name)
+    try:
+        return read()
+    except RefineError as error:
         text = str(error)
-        if isinstance(error, RefineError):
-            raise RefineError(text if text.startswith(name) else f"{name}: {text}") from None
-        raise RefineError(f"cannot read {name}: {printable(getattr(error, 'strerror', None) or text)}") from None
+        raise RefineError(text if text.startswith((name, f"cannot read {name}")) else f"{name}: {text}") from None
+    except RecursionError:
+        raise RefineError(f"{name}: nested too deeply to be a log") from None
+    except (OSError, ValueError) as error:
+        raise RefineError(f"cannot read {name}: {printable(getattr(error, 'strerror', None) or error)}") from None

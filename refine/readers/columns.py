@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from ..refinement import OptimizerFamily
 
-__all__ = ["SYNONYMS", "find", "kind_in_name", "looks_like_norm", "named_optimizer"]
+__all__ = [
+    "RUN_NAMES",
+    "SYNONYMS",
+    "family",
+    "find",
+    "kind_in_name",
+    "layer",
+    "looks_like_norm",
+    "lr_scale",
+    "may_matter",
+    "named_optimizer",
+    "run_in_name",
+]
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "l2 before clipping": (
@@ -58,11 +71,15 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "trainer_global_step",
         "global_step",
         "step",
+        "global_step_max_steps",
+        "current_steps",
         "num_updates",
         "iteration",
         "iter",
         "train_iter",
         "update",
+        "batch",
+        "_step",
     ),
     "lr": ("learning_rate", "lr", "current_learning_rate", "train_lr", "lr_group_0", "learning_rate_group0"),
     "loss": (
@@ -78,12 +95,37 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "total_loss",
         "loss_out",
     ),
+    "samples": ("consumed_samples", "consumed_train_samples", "num_samples", "train_samples", "samples"),
+    "tokens": (
+        "consumed_tokens",
+        "num_tokens",
+        "train_tokens",
+        "total_tokens",
+        "tokens",
+        "num_input_tokens_seen",
+        "throughput_total_tokens",
+        "n_tokens_seen",
+    ),
 }
+
+RUN_NAMES = frozenset({"run", "run_id", "run_name", "Run", "run_uuid"})
+"""Columns of text that say which of several runs a row belongs to."""
 
 _PREFIX = re.compile(r"(?:train|training|optim|optimizer|learning|loss_metrics|trainer|metrics|data|opt)_(?=.)")
 _OPTIMIZER_LR = re.compile(r"lr[-/](?P<optimizer>[a-z]\w*)(?:[-/](?:group|pg)?[01])?", re.IGNORECASE)
 _HELD_OUT = re.compile(r"(?:val|valid|validation|eval|test)[/_]", re.IGNORECASE)
 _NOT_A_NORM = re.compile(r"max_grad|clip|param|weight|update|moment|exp_avg|spike|var|std|samples|eval|val|test")
+_LAYER = {
+    "l2": re.compile(
+        r"grad_2\.0_norm[/_](?!total)(?P<a>.+?)(?:_step)?|l2_norm/grad/(?!global)(?P<b>.+)|grad/norm/(?!total)(?P<c>.+)"
+        r"|(?:optim/)?grad/(?P<d>.+)\.norm|gradient_norms/(?P<e>.+)|grad_norms?/(?!total|global)(?P<f>.+)",
+        re.IGNORECASE,
+    ),
+    "l1": re.compile(
+        r"grad_1\.0_norm[/_](?!total)(?P<a>.+?)(?:_step)?|l1_norm/grad/(?!global)(?P<b>.+)", re.IGNORECASE
+    ),
+}
+_LR_SCALED = re.compile(r"(?:.*/)?lr\(1e-(?P<power>\d)\)")
 _FAMILIES: tuple[tuple[OptimizerFamily, re.Pattern[str]], ...] = (
     ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion", re.IGNORECASE)),
     ("sgd", re.compile(r"sgd|nesterov|momentum", re.IGNORECASE)),
@@ -106,7 +148,8 @@ def find(role: str, names: Sequence[str]) -> list[int]:
     for position, name in enumerate(names):
         forms = _forms(name)
         ranks = [rank for rank, synonym in enumerate(SYNONYMS[role]) if synonym in forms]
-        if role == "lr" and _OPTIMIZER_LR.fullmatch(short_name(name)):
+        metric = short_name(name)
+        if role == "lr" and (_OPTIMIZER_LR.fullmatch(metric) or _LR_SCALED.fullmatch(metric)):
             ranks.append(len(SYNONYMS[role]))
         if ranks:
             ranked.append((min(ranks), position))
@@ -123,6 +166,49 @@ def looks_like_norm(name: str) -> bool:
     """
     plain = _plain(name)
     return bool(re.search(r"grad\w*norm|norm\w*grad|gnorm", plain)) and not _NOT_A_NORM.search(plain)
+
+
+@lru_cache(maxsize=100_000)
+def may_matter(name: str) -> bool:
+    """Whether a column may play any role at all.
+
+    Examples
+    --------
+    >>> may_matter("train/grad_norm"), may_matter("lr"), may_matter("gpu_memory")
+    (True, True, False)
+    """
+    return looks_like_norm(name) or any(find(role, [name]) for role in SYNONYMS) or layer(name) is not None
+
+
+def layer(name: str) -> tuple[Literal["l1", "l2"], str] | None:
+    """Kind of norm and name of the one tensor or group that a column is about; None for all others.
+
+    Examples
+    --------
+    >>> layer("grad_2.0_norm/net.0.bias"), layer("l2_norm/grad/global"), layer("grad_1.0_norm/w_step")
+    (('l2', 'net.0.bias'), None, ('l1', 'w'))
+    """
+    metric = short_name(name)
+    if metric.endswith(("__MIN", "__MAX", "_epoch")):
+        return None
+    for prefix in ("", "train/", "optim/", "metrics/", "data/"):
+        for kind in ("l2", "l1"):
+            match = _LAYER[kind].fullmatch(metric.removeprefix(prefix))
+            if match:
+                return kind, next(filter(None, match.groups()))
+    return None
+
+
+def lr_scale(name: str) -> float:
+    """What a column of learning rates has to be multiplied by.
+
+    Examples
+    --------
+    >>> lr_scale("train/lr(1e-3)"), lr_scale("lr")
+    (0.001, 1.0)
+    """
+    match = _LR_SCALED.fullmatch(short_name(name))
+    return float(f"1e-{match['power']}") if match else 1.0
 
 
 def kind_in_name(name: str) -> Literal["l1", "l2"] | None:
@@ -150,10 +236,33 @@ def named_optimizer(names: Iterable[str]) -> OptimizerFamily | None:
     >>> named_optimizer(["lr-AdamW"]), named_optimizer(["lr/SGD/0"]), named_optimizer(["lr"])
     ('adam', 'sgd', None)
     """
-    found = set()
-    for match in filter(None, (_OPTIMIZER_LR.fullmatch(short_name(name)) for name in names)):
-        found |= {family for family, pattern in _FAMILIES if pattern.search(match["optimizer"])}
+    matches = filter(None, (_OPTIMIZER_LR.fullmatch(short_name(name)) for name in names))
+    found = {family(match["optimizer"]) for match in matches} - {None}
     return found.pop() if len(found) == 1 else None
+
+
+def family(optimizer: str) -> OptimizerFamily | None:
+    """Family of an optimizer by its name.
+
+    Examples
+    --------
+    >>> family("adamw_torch_fused"), family("SGD"), family("muon")
+    ('adam', 'sgd', None)
+    """
+    found = [name for name, pattern in _FAMILIES if pattern.search(optimizer)]
+    return found[0] if len(found) == 1 else None
+
+
+def run_in_name(name: str) -> str | None:
+    """Run of a W&B chart column, ``<run> - <metric>``; None for other names.
+
+    Examples
+    --------
+    >>> run_in_name("jolly-frog-1 - train/grad_norm"), run_in_name("train/grad_norm")
+    ('jolly-frog-1', None)
+    """
+    run, separator, _ = name.rpartition(" - ")
+    return run.strip() if separator else None
 
 
 def short_name(name: str) -> str:
@@ -167,6 +276,8 @@ def _plain(name: str) -> str:
 
 def _forms(name: str) -> set[str]:
     metric = short_name(name)
+    if metric == "_step":
+        return {"_step"}  # of W&B: counts calls of wandb.log
     # Helper columns, means over runs (W&B groups) and metrics of held-out data are something else.
     if metric.endswith(("__MIN", "__MAX")) or name.startswith("Group: ") or _HELD_OUT.match(metric):
         return set()

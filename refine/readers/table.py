@@ -1,14 +1,16 @@
-"""Delimited text: CSV, TSV, W&B chart exports; with a header or without."""
+"""Delimited text: CSV, TSV, semicolons; with a header or without; W&B chart exports, TensorBoard downloads.
+
+Read in chunks by pandas, only the columns that may matter are kept.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,22 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from ..norms import GradientNorms, NormKind, Source
-from ..refinement import OptimizerFamily
-from .columns import find, kind_in_name, looks_like_norm, named_optimizer
+from .base import Column, Format, ReadOptions, Records
+from .columns import RUN_NAMES
+from .long import LongTable, long_columns
+from .opening import Log
 
-__all__ = ["read_table"]
+__all__ = ["FORMAT", "header", "read_table"]
 
-_SAMPLE = 65_536
-_EMPTY = {"", "na", "n/a", "null", "none", "-"}
-_STEP_COVERAGE = 0.95
-_NARROW = 64
+_EMPTY = ("", "na", "n/a", "null", "none", "-")
+_CHUNK = 131_072
+_TAIL = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """How the text is laid out: all that the first and last bytes tell."""
 
-    path: Path
     delimiter: str
     decimal: str
     names: list[str]
@@ -45,111 +46,196 @@ class _Layout:
     def format(self) -> str:
         if self.header and any(name.endswith("__MIN") for name in self.names):
             return "W&B chart export (CSV)"
+        if self.names == ["Wall time", "Step", "Value"]:
+            return "TensorBoard CSV download"
         return {"\t": "TSV", ";": "CSV with semicolons"}.get(self.delimiter, "CSV")
 
-    def describe(self, position: int) -> str:
-        return printable(self.names[position])
 
-    def listed(self, positions: Iterable[int] | None = None) -> str:
-        """Quoted names for a message: those given, else the first dozen."""
-        chosen = range(len(self.names))[:12] if positions is None else positions
-        return ", ".join(f'"{self.describe(i)}"' for i in chosen)
-
-    def kind(self, position: int) -> NormKind | None:
-        """Kind of norm that the name of a column says."""
-        if position in find("dual", self.names):
-            return "dual"
-        return "l1" if position in find("l1", self.names) else kind_in_name(self.names[position])
+def header(log: Log) -> list[str]:
+    """Names in the first line of a table; none where the text is not one with a header of two columns or more."""
+    if not log.is_text or log.text.lstrip()[:1] in ("{", "["):
+        return []
+    try:
+        layout = _sniff(log)
+    except (RefineError, csv.Error):
+        return []
+    return layout.names if layout.header and len(layout.names) > 1 else []
 
 
-def read_table(
-    path: Path,
-    *,
-    column: str | None,
-    step_column: str | None,
-    lr_column: str | None,
-    norm_kind: NormKind | None,
-    optimizer: OptimizerFamily | None,
-    every: int | None,
-    logged_steps: int | None,
-) -> GradientNorms:
-    """Read a delimited text file; see `refine.read_norms`."""
-    layout = _sniff(path)
-    lr, notes = _choose_lr(layout, lr_column)
-    named = named_optimizer(layout.names)
-    norm = _choose_norm(layout, column, norm_kind, optimizer or named)
-    in_name = layout.kind(norm)
-    kind = norm_kind or in_name
-    if in_name and kind != in_name:
-        notes.append(f'column "{layout.describe(norm)}" is read as an {kind} norm, as given, and called {in_name}')
-    if not layout.header and step_column is None and every is None:
-        notes.append(f"the file has no header: column 1 is taken for the step, column {norm + 1} for the norm")
-    if every is not None and layout.header and (unused := find("step", layout.names)):
-        notes.append(f"steps are every {every}, as given, not from {layout.listed(unused[:1])}")
-    if named is None and kind in ("l1", "dual") and not find("l2", layout.names):
-        named = "adam"  # nobody logs only these for another family
-    loss = next((i for i in find("loss", layout.names) if i != norm), None)
-    steps = _candidate_steps(layout, step_column, norm, every)
-    low = _bucket_minimum(layout, norm)
-
-    wanted = sorted({i for i in (norm, lr, loss, low, *steps) if i is not None})
-    # Without a step column a blank line is a row too: it holds the place of its step.
-    frame = _load(layout, wanted, skip_blank=every is None)
-    values, empty, repeated = _numbers(layout, frame, norm, skip_blank=every is None)
-    if not np.isfinite(values).any():
-        raise RefineError(
-            f'column "{layout.describe(norm)}" holds no finite number in {len(frame)} rows; '
-            "choose another with --column"
-        )
-    step, axis = _choose_steps(layout, frame, steps, np.isfinite(values), repeated)
-    if step is not None and len(steps) > 1:
-        others = layout.listed(i for i in steps if i != step)
-        notes.append(f'steps are from "{layout.describe(step)}", not from {others}: --step-column chooses')
-    if low is not None and not np.array_equal(_coerce(frame[low])[~empty], values[~empty], equal_nan=True):
-        notes.append("the export is bucketed (__MIN differs from the value): each point is a mean, spikes are lost")
-    if layout.format.startswith("W&B") and step is not None and layout.names[step] == "Step":
-        notes.append('the x axis "Step" of W&B counts calls of wandb.log: check that it counts optimizer updates')
-    extra = {"truncated last line": 1} if layout.cut else {}
-    if repeated.any():
-        extra["repeated header"] = int(np.count_nonzero(repeated))
-    rows = len(frame) + (1 if layout.cut else 0)
-
-    keep = ~repeated
-    rates = None if lr is None else _coerce(frame[lr])
-    if lr is not None and rates is not None and not np.any(rates > 0.0):
-        notes.append(f'learning rates not used: column "{layout.describe(lr)}" holds none above 0')
-        lr = rates = None
-    columns = {"norm": norm, "step": step, "lr": lr, "loss": loss}
-    norms = GradientNorms.from_values(
-        values[keep],
-        None if axis is None else axis[keep],
-        kind=kind or "l2",
-        every=every or 1,
-        learning_rate=None if rates is None else rates[keep],
-        loss=None if loss is None else _coerce(frame[loss])[keep],
-        empty=empty[keep],
-        logged_steps=logged_steps,
-        source=Source(
-            name=str(path),
-            format=layout.format,
-            columns={role: layout.names[i] for role, i in columns.items() if i is not None},
-            rows=rows,
-            kind_known=kind is not None,
-            optimizer=named,
-            notes=tuple(notes),
-        ),
+def read_table(log: Log, options: ReadOptions) -> Records:
+    """Read a delimited text file."""
+    layout = _sniff(log)
+    names = layout.names
+    runs_at = next((i for i, name in enumerate(names) if name in RUN_NAMES), None) if layout.header else None
+    pivot = long_columns(names) if layout.header else None
+    if pivot is not None:
+        long = LongTable(options)
+        for chunk in _chunks(log, layout, options, text=[i for i in pivot if i is not None]):
+            long.add(*(None if i is None else chunk[i] for i in pivot))
+        return long.records(layout.format + ", one value a row", names)
+    lowest = {i: names.index(f"{name}__MIN") for i, name in enumerate(names) if f"{name}__MIN" in names}
+    wanted = [i for i, name in enumerate(names) if not layout.header or options.wants(name)]
+    load = sorted({*wanted, *(lowest[i] for i in wanted if i in lowest)})
+    parts: dict[int, _Cells] = {i: _Cells(names[i] if layout.header else None, layout.decimal) for i in load}
+    run_codes: list[NDArray[np.int64]] = []
+    run_names: dict[str, int] = {}
+    rows = repeated_headers = 0
+    for chunk in _chunks(log, layout, options, text=[] if runs_at is None else [runs_at]):
+        repeated = np.zeros(len(chunk), dtype=bool)
+        for i in load:
+            repeated |= parts[i].parse(chunk[i], rows)
+        keep = ~repeated
+        for i in load:
+            parts[i].keep(keep, rows - repeated_headers)
+        if runs_at is not None:
+            labels = chunk[runs_at].astype(str)[keep]
+            run_codes.append(labels.map(lambda text: run_names.setdefault(text, len(run_names))).to_numpy(np.int64))
+        rows += len(chunk)
+        repeated_headers += int(np.count_nonzero(repeated))
+    if not rows:
+        raise RefineError("the file holds a header and no rows; name a log of a finished run")
+    columns = {i: parts[i].column(names[i], rows - repeated_headers) for i in load}
+    dropped = {"repeated header": repeated_headers} if repeated_headers else {}
+    if layout.cut:
+        dropped["truncated last line"] = 1
+    return Records(
+        layout.format,
+        [columns[i] for i in wanted],
+        rows - repeated_headers,
+        names=[name for name in names if not name.endswith(("__MIN", "__MAX"))],
+        dropped=dropped,
+        notes=_notes(columns, lowest),
+        missing=_missing(layout),
+        runs=(list(run_names), np.concatenate(run_codes)) if len(run_names) > 1 else None,
+        header=layout.header,
     )
-    return norms.with_dropped(extra)
 
 
-def _sniff(path: Path) -> _Layout:
-    with open(path, "rb") as stream:
-        sample = stream.read(_SAMPLE)
+def _notes(columns: dict[int, Column], lowest: dict[int, int]) -> tuple[str, ...]:
+    bucketed = any(
+        i in columns and not np.array_equal(columns[i].values, columns[low].values, equal_nan=True)
+        for i, low in lowest.items()
+        if low in columns
+    )
+    note = "the export is bucketed (__MIN differs from the value): each point is a mean, spikes are lost"
+    return (note,) if bucketed else ()
+
+
+def _missing(layout: _Layout) -> str:
+    if layout.format == "TensorBoard CSV download":
+        return 'the download does not say which tag "Value" is: if it is the gradient norm, say --column Value'
+    if any(name.startswith("Group: ") or " - Group: " in name for name in layout.names):
+        return "a grouped chart holds means over runs: ungroup the runs and export again"
+    if len(layout.names) == 1:
+        return "is the file separated by spaces? Choose one with --column"
+    if any(name.startswith("Relative Time") for name in layout.names):
+        return "choose one with --column, and export with a step as the x axis"
+    return "choose one with --column"
+
+
+class _Cells:
+    """One column, chunk by chunk: numbers, which rows hold them, and the first cell that is none."""
+
+    def __init__(self, name: str | None, decimal: str) -> None:
+        self.name = name
+        self.decimal = decimal
+        self.values: array[float] = array("d")  # grows in place: a list of chunks would need twice the memory
+        self.rows: list[NDArray[np.int64]] = []
+        self.bad: tuple[int, str] | None = None
+        self.full = True
+
+    def parse(self, cells: pd.Series[Any], before: int) -> NDArray[np.bool_]:
+        """Numbers of a chunk; returns the rows that repeat the column's name."""
+        repeated = np.zeros(len(cells), dtype=bool)
+        if cells.dtype.kind in "iuf":
+            self.chunk = cells.to_numpy(np.float64)
+            self.present = ~np.isnan(self.chunk)  # pandas leaves no "nan" in a column of numbers
+            return repeated
+        self.chunk = np.full(len(cells), np.nan)
+        self.present = cells.notna().to_numpy().copy()
+        for row, cell in zip(np.flatnonzero(self.present), cells.to_numpy(object)[self.present], strict=True):
+            text = str(cell).strip()
+            try:
+                self.chunk[row] = float(text.replace(self.decimal, "."))
+            except ValueError:
+                if text.lower() in _EMPTY:
+                    self.present[row] = False
+                elif text == self.name:
+                    repeated[row] = True
+                elif self.bad is None:
+                    self.bad = (before + int(row) + 1, text)
+        return repeated
+
+    def keep(self, keep: NDArray[np.bool_], before: int) -> None:
+        """Take the parsed chunk in, without the rows that are left out."""
+        present = self.present[keep]
+        if self.full and not present.all():  # until now every row held one: write that out
+            self.full = False
+            self.rows = [np.arange(before)]
+        chosen = self.chunk if present.all() and keep.all() else self.chunk[keep][present]
+        self.values.frombytes(chosen.tobytes())
+        if not self.full:
+            self.rows.append(before + np.flatnonzero(present))
+
+    def column(self, name: str, rows: int) -> Column:
+        """Everything that was taken in."""
+        values = np.frombuffer(self.values, dtype=np.float64)
+        return Column(name, values, None if self.full else np.concatenate(self.rows), bad=self.bad)
+
+
+def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int]) -> Iterator[pd.DataFrame]:
+    """All rows below the first line, all columns by position.
+
+    Without a step column a blank line is a row too: it holds the place of its step.
+    """
+    width = len(layout.names)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            with (
+                log.stream(cut=layout.cut) as stream,
+                pd.read_csv(
+                    stream,
+                    sep=layout.delimiter,
+                    decimal=layout.decimal,
+                    header=None,
+                    names=list(range(width)),
+                    index_col=False,
+                    skiprows=layout.skip,
+                    skipinitialspace=True,
+                    skip_blank_lines=options.every is None,
+                    low_memory=False,
+                    compression=None,
+                    keep_default_na=False,
+                    na_values=[""],
+                    dtype=dict.fromkeys(text, str),
+                    chunksize=_CHUNK,
+                ) as chunks,
+            ):
+                yield from chunks
+    except pd.errors.EmptyDataError:
+        raise RefineError("the file holds a header and no rows; name a log of a finished run") from None
+    except pd.errors.ParserWarning:
+        raise RefineError(
+            f"the first row has more than the {width} fields of the first line; repair the file"
+        ) from None
+    except pd.errors.ParserError as error:
+        detail = printable(str(error).removeprefix("Error tokenizing data. C error: ").strip())
+        raise RefineError(f"the rows do not fit the first line ({detail}); repair the file") from None
+    except UnicodeDecodeError as error:
+        raise RefineError(f"{error.object[error.start]:#04x} is not UTF-8; convert the file to UTF-8 first") from None
+
+
+def _sniff(log: Log) -> _Layout:
+    sample = log.sample
     if not sample.strip():
         raise RefineError("the file is empty; name a log with a header and rows, such as step,grad_norm")
+    if not log.is_text:
+        raise RefineError(
+            "the file is binary or UTF-16, and none of the formats that refine reads: convert it to CSV in UTF-8 "
+            "(refine formats lists them)"
+        )
     whole_lines = sample[: sample.rfind(b"\n") + 1] or sample  # the last one may have been cut while written
-    if b"\0" in whole_lines or sample[:2] == b"\x1f\x8b":
-        raise RefineError("the file is binary or UTF-16; refine reads CSV and TSV text in UTF-8: convert it first")
     try:
         text = whole_lines.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -157,22 +243,23 @@ def _sniff(path: Path) -> _Layout:
             f"byte {error.object[error.start]:#04x} at offset {error.start} is not UTF-8; "
             "convert the file first, for example with iconv -f latin1 -t utf-8"
         ) from None
-    if re.match(r'\s*(\{\s*["}]|\[\s*[\[{"\d\]])', text):
-        raise RefineError("the file looks like JSON; refine reads CSV and TSV: export the norms as step,grad_norm")
     lines = text.splitlines()
     skip = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     if skip == len(lines):
         raise RefineError("the file holds comments only; name a log with a header and rows, such as step,grad_norm")
     head = lines[skip]
     delimiter = max(",;\t", key=re.sub(r'"[^"]*"', "", head).count)  # names may hold any of them
-    first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
+    try:
+        first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
+    except csv.Error as error:
+        raise RefineError(f"the first line cannot be split into fields ({error}); name a table of numbers") from None
     decimal = "," if delimiter == ";" and not any("." in line for line in lines[skip + 1 : skip + 20]) else "."
     header = not all(_is_number(field, decimal) for field in first)
     names = first if header else [str(i + 1) for i in range(len(first))]
     rest = sample[len(whole_lines) :]
     if header and not rest and not any(line.strip() for line in lines[skip + 1 :]):
         raise RefineError("the file holds a header and no rows; name a log of a finished run")
-    return _Layout(path, delimiter, decimal, names, header, skip + header, _truncated(path, delimiter, len(names)))
+    return _Layout(delimiter, decimal, names, header, skip + header, _truncated(log, delimiter, len(names)))
 
 
 def _is_number(field: str, decimal: str) -> bool:
@@ -183,15 +270,14 @@ def _is_number(field: str, decimal: str) -> bool:
     return True
 
 
-def _truncated(path: Path, delimiter: str, width: int) -> int:
+def _truncated(log: Log, delimiter: str, width: int) -> int:
     """Length in bytes of a last line that was cut off while it was written, or 0.
 
     A last line without a newline is cut if fields or a closing quote are missing, or if its last field
     is shorter than that of each of the lines before (and is not a plain 0, which reads the same).
     """
-    with open(path, "rb") as stream:
-        stream.seek(0, io.SEEK_END)
-        stream.seek(max(0, stream.tell() - _SAMPLE))
+    with open(log.path, "rb") as stream:
+        stream.seek(max(0, log.size - _TAIL))
         *before, last = stream.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if not last.strip():
         return 0
@@ -207,179 +293,10 @@ def _truncated(path: Path, delimiter: str, width: int) -> int:
     return len(last) if len(fields[-1]) < shortest else 0
 
 
-def _choose_lr(layout: _Layout, lr_column: str | None) -> tuple[int | None, list[str]]:
-    if lr_column is not None:
-        return _by_name(layout, lr_column, "--lr-column"), []
-    found = find("lr", layout.names)
-    if len(found) > 1:
-        listed = layout.listed(found)
-        return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
-    return (found[0] if found else None), []
-
-
-def _choose_norm(
-    layout: _Layout, column: str | None, norm_kind: NormKind | None, optimizer: OptimizerFamily | None
-) -> int:
-    """Position of the norm column."""
-    if column is not None:
-        return _by_name(layout, column, "--column")
-    if not layout.header:
-        if len(layout.names) > 2:
-            raise RefineError(
-                f"the file has no header and {len(layout.names)} columns; "
-                "say which holds the norm and which the step with --column and --step-column (numbers from 1)"
-            )
-        return len(layout.names) - 1
-    l2, l1, dual = ("l2 before clipping", "l2"), ("l1",), ("dual",)
-    preference = {"l2": l2, "l1": l1, "dual": dual, "sgd": l2 + l1 + dual, "adam": dual + l1 + l2}
-    roles = preference[norm_kind or optimizer or "adam"]
-    candidates = next(filter(None, (find(role, layout.names) for role in roles)), [])
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        raise RefineError(
-            f"{len(candidates)} columns may be the gradient norm: {layout.listed(candidates)}; choose one with --column"
-        )
-    others = [i for i, name in enumerate(layout.names) if looks_like_norm(name)]
-    wanted = "a gradient norm" + (f" of kind {norm_kind}" if norm_kind else "")
-    raise RefineError(
-        f"no column is known to be {wanted}; "
-        f"{'candidates' if others else 'columns'}: {layout.listed(others or None)}; "
-        + ("is the file separated by spaces?" if len(layout.names) == 1 else "choose one with --column")
-    )
-
-
-def _by_name(layout: _Layout, name: str, option: str) -> int:
-    found = [i for i, candidate in enumerate(layout.names) if candidate == name]
-    if len(found) == 1:
-        return found[0]
-    problem = "several columns are" if found else "no column is"
-    raise RefineError(f'{problem} called "{printable(name)}" ({option}); columns: {layout.listed()}')
-
-
-def _candidate_steps(layout: _Layout, step_column: str | None, norm: int, every: int | None) -> list[int]:
-    if every is not None and step_column is not None:
-        raise RefineError("--every and --step-column exclude each other; --every is for logs without a step column")
-    if step_column is not None:
-        return [_by_name(layout, step_column, "--step-column")]
-    if every is not None:
-        return []
-    found = find("step", layout.names) if layout.header else [0]
-    candidates = [i for i in found if i != norm]
-    if candidates:
-        return candidates
-    raise RefineError(
-        f"no column is known to count optimizer steps; columns: {layout.listed()}; "
-        "choose one with --step-column, or say with --every K how many updates lie between two rows"
-    )
-
-
-def _bucket_minimum(layout: _Layout, norm: int) -> int | None:
-    name = layout.names[norm] + "__MIN"
-    return layout.names.index(name) if name in layout.names else None
-
-
-def _load(layout: _Layout, columns: Sequence[int], *, skip_blank: bool, **options: Any) -> pd.DataFrame:
-    """Columns by position, for all rows below the first line.
-
-    pandas checks the number of fields of every row only where it loads all columns.
-    """
-    source = io.BytesIO(layout.path.read_bytes()[: -layout.cut]) if layout.cut else layout.path
-    width = len(layout.names)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame: pd.DataFrame = pd.read_csv(
-                source,
-                sep=layout.delimiter,
-                decimal=layout.decimal,
-                header=None,
-                names=list(range(width)),
-                usecols=list(columns) if width > _NARROW else None,
-                index_col=False,
-                skiprows=layout.skip,
-                skipinitialspace=True,
-                skip_blank_lines=skip_blank,
-                low_memory=False,
-                compression=None,
-                **options,
-            )
-    except pd.errors.EmptyDataError:
-        raise RefineError("the file holds a header and no rows; name a log of a finished run") from None
-    except pd.errors.ParserWarning:
-        raise RefineError(
-            f"the first row has more than the {width} fields of the first line; repair the file"
-        ) from None
-    except pd.errors.ParserError as error:
-        detail = printable(str(error).removeprefix("Error tokenizing data. C error: ").strip())
-        raise RefineError(f"the rows do not fit the first line ({detail}); repair the file") from None
-    except UnicodeDecodeError as error:
-        raise RefineError(f"{error.object[error.start]:#04x} is not UTF-8; convert the file to UTF-8 first") from None
-    return frame[list(columns)]
-
-
-def _numbers(
-    layout: _Layout, frame: pd.DataFrame, column: int, *, skip_blank: bool
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Norms, rows without any, and rows that repeat the header; text is refused."""
-    series = frame[column]
-    none = np.zeros(len(series), dtype=bool)
-    if series.dtype.kind in "iuf":
-        values = series.to_numpy(np.float64)
-        if not np.isnan(values).any():
-            return values, none, none
-    texts = [
-        text.strip()
-        for text in _load(layout, [column], skip_blank=skip_blank, dtype=str, na_filter=False)[column].tolist()
-    ]
-    values = np.full(len(texts), np.nan)
-    empty, repeated = none.copy(), none.copy()
-    for row, text in enumerate(texts):
-        try:
-            values[row] = float(text.replace(layout.decimal, "."))
-        except ValueError:
-            empty[row] = text.lower() in _EMPTY
-            repeated[row] = layout.header and text == layout.names[column]
-            if not empty[row] and not repeated[row]:
-                raise RefineError(
-                    f'column "{layout.describe(column)}" holds "{printable(text, limit=40)}" in row {row + 1} '
-                    "below the first line; norms are numbers: repair the row, or choose another column with --column"
-                ) from None
-    return values, empty, repeated
-
-
-def _choose_steps(
-    layout: _Layout,
-    frame: pd.DataFrame,
-    candidates: Sequence[int],
-    has_norm: NDArray[np.bool_],
-    repeated: NDArray[np.bool_],
-) -> tuple[int | None, NDArray[np.float64] | None]:
-    """First candidate that is there in nearly all rows with a norm, else the fullest."""
-    fullest, best = 0.0, None
-    for position in candidates:
-        axis = _coerce(frame[position])
-        wrong = np.flatnonzero(np.isnan(axis) & frame[position].notna().to_numpy() & ~repeated)
-        if wrong.size:
-            text = printable(frame[position].iloc[wrong[0]], limit=40)
-            raise RefineError(
-                f'step column "{layout.describe(position)}" holds "{text}" in row {wrong[0] + 1} below the first line; '
-                "steps are integers: choose another with --step-column"
-            )
-        share = float(np.mean(np.isfinite(axis[has_norm])))
-        if share > fullest:
-            fullest, best = share, (position, axis)
-        if share >= _STEP_COVERAGE:
-            break
-    if not candidates:
-        return None, None
-    if best is None or fullest <= 0.5:
-        raise RefineError(
-            f'step column "{layout.describe(candidates[0])}" is empty in most rows that hold a norm; '
-            "choose another with --step-column"
-        )
-    return best
-
-
-def _coerce(series: pd.Series[Any]) -> NDArray[np.float64]:
-    return np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
+FORMAT = Format(
+    "csv",
+    get="your own script; W&B: chart menu, CSV; TensorBoard: Download CSV (1,000 random points)",
+    lost="what it does not say: --optimizer, --norm-kind; W&B charts and TensorBoard sample long runs",
+    sniff=lambda log: log.is_text,
+    read=read_table,
+)

@@ -1,0 +1,190 @@
+"""Many runs at once: a schedule each, in parallel through joblib, on this machine or on its Dask and Ray backends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .analysis import Refinement, refined_schedule
+from .errors import RefineError, RefineWarning
+from .export import emit, refuse_existing
+from .files import printable
+from .pool import pool
+from .readers import ReadOptions, read_logs
+
+__all__ = ["ENGINES", "FIELDS", "fit_each", "fit_logs", "folder_names"]
+
+ENGINES = ("local", "dask", "ray")
+
+FIELDS = (
+    "points",
+    "total_steps",
+    "optimizer",
+    "decision",
+    "rho",
+    "warmup_steps",
+    "peak_fraction",
+    "gain_over_linear",
+    "peak_lr_ratio",
+)
+"""What the summary table of `fit_each` shows of each run, besides its log, its folder and its error."""
+
+Progress = Callable[[float], None]
+
+
+def fit_logs(
+    logs: Sequence[str], read: ReadOptions, fit: Mapping[str, Any], *, progress: Progress | None = None
+) -> Refinement:
+    """Schedule from one log, or from the pooled norms of several (`refine.pool`).
+
+    Parameters
+    ----------
+    logs : sequence of str
+        Logs of one configuration; those with rates but without norms are joined to the one with norms.
+    read : ReadOptions
+    fit : mapping
+        Keyword arguments of `refine.refined_schedule`.
+    """
+    norms = read_logs(logs, read, progress)
+    if len(norms) == 1:
+        return refined_schedule(norms[0], **fit)
+    return refined_schedule(pool(norms, smoothing=fit.get("smoothing", 0.1)), **{**fit, "smoothing": 0.0})
+
+
+def fit_each(
+    logs: Sequence[str],
+    out: str,
+    read: ReadOptions,
+    fit: Mapping[str, Any],
+    *,
+    force: bool = False,
+    plot: bool = True,
+    engine: str = "local",
+    address: str | None = None,
+    jobs: int | None = None,
+) -> list[dict[str, Any]]:
+    """Fit every log by itself into a folder of its own below ``out``.
+
+    A log that cannot be fitted does not stop the others: its row holds the ``error``.
+
+    Parameters
+    ----------
+    logs, read, fit
+        As in `fit_logs`; "-" is not for several processes.
+    out : str
+        Folder of the folders, each named after its log (`folder_names`).
+    engine : {"local", "dask", "ray"}
+        Processes of this machine, or a cluster through joblib's own backends (extras ``dask``, ``ray``). The
+        logs and ``out`` must be on a file system that the workers share.
+    address : str, optional
+        Address of the cluster's scheduler.
+    jobs : int, optional
+        Processes; by default as many as cores.
+
+    Returns
+    -------
+    list of dict
+        A row a log, in order: ``log``, ``folder``, ``error`` (None where it went well) and `FIELDS`.
+    """
+    folders = [Path(out) / name for name in folder_names(logs)]
+    if not force:
+        for folder in folders:
+            refuse_existing(folder)
+    # Workers may run in another folder.
+    places = [os.path.abspath(log) if os.path.exists(log) else log for log in logs]
+    tasks = [
+        (log, os.path.abspath(folder), read, dict(fit), force, plot)
+        for log, folder in zip(places, folders, strict=True)
+    ]
+    names = [{"log": log, "folder": str(folder)} for log, folder in zip(logs, folders, strict=True)]
+    try:
+        import joblib
+    except ImportError:
+        if engine != "local":
+            raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
+        rows = [_row(*task) for task in tasks]
+    else:
+        with _engine(engine, address, jobs):
+            rows = joblib.Parallel()(joblib.delayed(_row)(*task) for task in tasks)
+    return [{**name, **row} for name, row in zip(names, rows, strict=True)]
+
+
+def folder_names(logs: Sequence[str]) -> list[str]:
+    """A folder name a log: the last part of its path without suffixes, with more of the path where that repeats.
+
+    Examples
+    --------
+    >>> folder_names(["runs/a/metrics.csv", "runs/b/metrics.csv", "c.csv.gz"])
+    ['a_metrics', 'b_metrics', 'c']
+    """
+    paths = [PurePosixPath(log.replace("\\", "/")).parts or ("log",) for log in logs]
+    stems = [(*parts[:-1], parts[-1].split(".")[0] or parts[-1]) for parts in paths]
+    names = []
+    for own in stems:
+        depth = 1
+        while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in stems) > 1:
+            depth += 1
+        names.append("_".join(part for part in own[-depth:] if part not in ("/", "..", ".")) or "log")
+    seen: dict[str, int] = {}
+    for i, name in enumerate(names):
+        seen[name] = seen.get(name, 0) + 1
+        names[i] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    return names
+
+
+def _row(log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"error": None, **dict.fromkeys(FIELDS)}
+    try:
+        result = fit_logs([log], read, fit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
+            emit(result, folder, force=force, plot=plot)
+    except RefineError as error:
+        return {**row, "error": str(error)}
+    found = result.to_dict()
+    found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
+    return {**row, **{name: found[name] for name in FIELDS}}
+
+
+@contextlib.contextmanager
+def _engine(engine: str, address: str | None, jobs: int | None) -> Iterator[None]:
+    """Run joblib on this machine or on a cluster."""
+    import joblib
+
+    if engine == "local":
+        if address is not None:
+            raise RefineError("--address is for --engine dask or ray; leave it out, or choose one")
+        with joblib.parallel_config("loky", n_jobs=jobs or -1):
+            yield
+        return
+    missing = RefineError(f"--engine {engine} is not installed: pip install 'lr-refine[{engine}]'")
+    if engine == "dask":
+        try:
+            from distributed import Client
+        except ImportError:
+            raise missing from None
+        try:
+            client = Client(address, timeout="10s")  # without an address: a cluster of this machine
+        except (OSError, ValueError) as error:
+            raise RefineError(
+                f"no Dask scheduler answers at {printable(address)} ({printable(error)}); check --address"
+            ) from None
+        with client, joblib.parallel_config("dask", n_jobs=jobs or -1):
+            yield
+        return
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise missing from None
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        register_ray()
+        with joblib.parallel_config("ray", n_jobs=jobs or -1):
+            yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,247 @@
+"""How healthy a log is: what was read, what is odd in it, what refinement would say to it. `refine inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .diagnostics import Flag, check, end_to_start, spike_ratio, tiny_norms
+from .files import printable
+from .hygiene import Plateau, clipping_plateau
+from .norms import GradientNorms
+from .prior import Prior, read_prior
+from .refinement import OptimizerFamily
+from .smoothing import smooth
+
+__all__ = ["Health", "Inspection", "examine", "flag_values", "inspect"]
+
+SPIKE = 5.0
+"""A norm this many times the running median is a spike."""
+
+SAMPLED_GAP = 5.0
+"""A gap this many times the usual stride tells of a sampled export."""
+
+FEW_DIGITS = 3
+"""Norms of so few significant digits were rounded when they were written."""
+
+MANY_DIGITS = 7
+"""Norms of so many significant digits do not equal each other by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is odd in a log.
+
+    Attributes
+    ----------
+    spikes, largest_spike : int, float
+        Norms above 5 times their running median; the largest norm over it.
+    repeated : int
+        Norms equal to the one before to all digits: DeepSpeed repeats the last one at an overflow.
+    digits : int
+        Most significant digits of any norm.
+    gap_ratio : float
+        Longest stride between two points over the usual one.
+    plateau : Plateau or None
+        Where norms pile up at the top: they were logged after clipping.
+    warnings : tuple of str
+        What of it a user should know, a line each.
+    """
+
+    spikes: int
+    largest_spike: float
+    repeated: int
+    digits: int
+    gap_ratio: float
+    plateau: Plateau | None
+    warnings: tuple[str, ...]
+
+
+def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -> Health:
+    """Measure what is odd in a log; ``smoothed`` saves the running median where it is known.
+
+    Examples
+    --------
+    >>> norms = GradientNorms.from_values(np.minimum(np.linspace(0.5, 1.5, 40), 1.0))
+    >>> for warning in examine(norms).warnings:
+    ...     print(warning)
+    50 % of the norms are at their maximum 1: they were logged after clipping, which hides all above; log them before
+    """
+    values = norms.values
+    level = smooth(values) if smoothed is None else smoothed
+    ratio = values / level
+    gaps = np.diff(norms.steps)
+    plateau = clipping_plateau(values)
+    repeated = int(np.count_nonzero(values[1:] == values[:-1]))
+    digits = _digits(values)
+    gap_ratio = float(gaps.max() / norms.stride)
+    warnings = []
+    if plateau is not None:
+        warnings.append(
+            f"{100 * plateau.share:.0f} % of the norms are at their maximum {plateau.value:g}: they were logged after "
+            "clipping, which hides all above; log them before"
+        )
+    elif norms.source.clipping == "post":
+        warnings.append("the norms were logged after clipping, which hides all above the threshold; log them before")
+    if norms.source.window_mean:
+        warnings.append("each norm is a mean over a window of updates: spikes are flattened, mean squares too small")
+    if gap_ratio > SAMPLED_GAP:
+        warnings.append(
+            f"the longest stride is {gap_ratio:.0f} times the usual one: a sampled export, or missing rows; "
+            "export all points"
+        )
+    if (
+        repeated > max(2, 0.01 * values.size)
+        and plateau is None
+        and digits >= MANY_DIGITS
+        and repeated < values.size // 2
+    ):
+        warnings.append(
+            f"{repeated} norms equal the one before to all digits, as DeepSpeed writes at a loss-scale overflow"
+        )
+    if digits <= FEW_DIGITS and np.unique(values).size >= 10:
+        warnings.append(f"the norms have at most {digits} significant digits: they were rounded when written")
+    return Health(
+        spikes=int(np.count_nonzero(ratio > SPIKE)),
+        largest_spike=float(ratio.max()),
+        repeated=repeated,
+        digits=digits,
+        gap_ratio=gap_ratio,
+        plateau=plateau,
+        warnings=tuple(warnings),
+    )
+
+
+def flag_values(
+    norms: GradientNorms, smoothed: NDArray[np.float64], on_updates: NDArray[np.float64], optimizer: OptimizerFamily
+) -> dict[str, float | None]:
+    """Values for those `refine.diagnostics.RULES` that are about the norms alone.
+
+    ``smoothed`` (n,) is reflected at both ends; ``on_updates`` (T,) is the same on the updates of a run.
+    """
+    return {
+        "points": norms.steps.size,
+        "tiny norms": tiny_norms(smoothed),
+        "rho": end_to_start(on_updates),
+        "spikes": spike_ratio(norms.values, smoothed, optimizer=optimizer),
+        "longest gap": norms.longest_gap / norms.total_steps,
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inspection:
+    """Everything that `refine inspect` says of a log."""
+
+    norms: GradientNorms
+    health: Health
+    prior: Prior
+    flags: tuple[Flag, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Notes of the reader, oddities, raised flags: a line each."""
+        raised = (str(flag) for flag in self.flags if flag.raised)
+        return (*self.norms.source.notes, *self.health.warnings, *self.prior.notes, *raised)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; None is unknown."""
+        norms, health, prior, source = self.norms, self.health, self.prior, self.norms.source
+        logged = {"learning_rates": norms.learning_rate, "losses": norms.loss}
+        return {
+            "source": source.name,
+            "format": source.format,
+            "columns": dict(source.columns),
+            "rows": source.rows,
+            "points": int(norms.steps.size),
+            "first_step": int(norms.steps[0]),
+            "last_step": int(norms.steps[-1]),
+            "logged_steps": norms.total_steps,
+            "stride": norms.stride,
+            "longest_gap": norms.longest_gap,
+            "gap_ratio": health.gap_ratio,
+            "norm_kind": norms.kind,
+            "norm_kind_known": source.kind_known,
+            "clipping": source.clipping,
+            "clipping_plateau": health.plateau and {"value": health.plateau.value, "share": health.plateau.share},
+            "window_mean": source.window_mean,
+            "lr_alignment": source.lr_alignment,
+            "smallest_norm": float(norms.values.min()),
+            "median_norm": float(np.median(norms.values)),
+            "largest_norm": float(norms.values.max()),
+            "significant_digits": health.digits,
+            "spikes": health.spikes,
+            "largest_spike": health.largest_spike,
+            "repeated_norms": health.repeated,
+            "dropped": dict(norms.dropped),
+            "out_of_order": norms.out_of_order,
+            **{name: 0 if column is None else int(np.isfinite(column).sum()) for name, column in logged.items()},
+            "peak_lr": prior.peak_lr,
+            "warmup_steps": prior.warmup_steps,
+            "constant_lr": prior.is_constant if prior.multiplier is not None else None,
+            "optimizer": source.optimizer,
+            "settings": {str(key): value for key, value in source.settings.items()},
+            "flags": [flag.to_dict() for flag in self.flags],
+            "warnings": list(self.warnings),
+        }
+
+    def summary(self) -> str:
+        """The same as text."""
+        d, norms, health = self.to_dict(), self.norms, self.health
+        every = "every step" if norms.stride == 1 else f"every {norms.stride} steps"
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items()) or "nothing"
+        clipping = {"pre": "before clipping", "post": "after clipping", "unknown": "clipping unknown"}[d["clipping"]]
+        rates = {
+            "this_step": "each used in its own step",
+            "next_step": "each used in the next step",
+            "unknown": "of their own or the next step, unknown",
+        }[d["lr_alignment"]]
+        kind = f"{norms.kind} norm" + ("" if d["norm_kind_known"] else " (assumed)")
+        lines = [
+            ("log", printable(norms.source.name)),
+            ("format", norms.source.format),
+            ("columns", ", ".join(f'{role} "{printable(name)}"' for role, name in d["columns"].items())),
+            ("points", f"{d['points']:,} of {d['rows']:,} rows"),
+            ("steps", f"{d['first_step']:,} to {d['last_step']:,} of {d['logged_steps']:,}, {every}"),
+            ("gaps", f"longest {d['longest_gap']:,} updates, stride at most {health.gap_ratio:.3g} times the usual"),
+            ("dropped", dropped),
+            ("resumes", f"the step goes back {norms.out_of_order:,} times" if norms.out_of_order else "none"),
+            ("meaning", f"{kind}, {clipping}, {'mean over a window' if d['window_mean'] else 'of single updates'}"),
+            ("values", f"{d['smallest_norm']:.3g} to {d['largest_norm']:.3g}, median {d['median_norm']:.3g}"),
+            ("digits", f"{health.digits} significant, {health.repeated:,} norms equal the one before"),
+            (
+                "spikes",
+                f"{health.spikes:,} above {SPIKE:g} times the running median, at most {health.largest_spike:.3g}",
+            ),
+            ("rates", f"{d['learning_rates']:,} logged, {rates}" if d["learning_rates"] else "none logged"),
+            ("peak", "unknown" if d["peak_lr"] is None else f"{d['peak_lr']:.4g}"),
+            ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
+            ("losses", f"{d['losses']:,}"),
+            ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
+            *(
+                (flag.rule.name, f"{flag.value:.4g} ({flag.rule.advice})")
+                for flag in self.flags
+                if flag.value is not None
+            ),
+            *(("warning", printable(warning, limit=400)) for warning in self.warnings),
+        ]
+        return "\n".join(f"{name:12} {text}" for name, text in lines if text)
+
+
+def inspect(norms: GradientNorms) -> Inspection:
+    """Examine a log and apply the flags that are about its norms."""
+    smoothed = smooth(norms.values)
+    on_updates = norms.on_updates(smoothed, min(norms.total_steps, 100_000))
+    values = flag_values(norms, smoothed, on_updates, norms.source.optimizer or "adam")
+    flags = tuple(flag for flag in check(values) if flag.value is not None)
+    return Inspection(norms, examine(norms, smoothed), read_prior(norms), flags)
+
+
+def _digits(values: NDArray[np.float64]) -> int:
+    """Most significant digits among norms, of up to a thousand spread over the log."""
+    chosen = values[np.unique(np.linspace(0, values.size - 1, min(values.size, 1000)).astype(np.int64))]
+    shortest = (format(Decimal(repr(value)).normalize(), "e") for value in chosen.tolist())
+    return max(len(text.split("e")[0].replace(".", "")) for text in shortest)

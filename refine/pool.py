@@ -1,0 +1,92 @@
+"""Several logs of one configuration (seeds) as one: the median of their smoothed norms, and the spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RefineError
+from .files import printable
+from .norms import GradientNorms, Pool
+from .smoothing import smooth
+
+__all__ = ["pool"]
+
+
+def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNorms:
+    """Pool logs of one configuration on the fraction of training.
+
+    Each log is smoothed at its own points by the running median (both ends reflected) and interpolated
+    linearly at the points of the one that has most; the pooled norm is the median over the logs. Learning
+    rates and losses are pooled likewise, unsmoothed, where all logs have them.
+
+    Parameters
+    ----------
+    logs : sequence of GradientNorms
+        Of one norm kind; run lengths may differ.
+    smoothing : float
+        Window of the running median, as a fraction of a log's points.
+
+    Returns
+    -------
+    GradientNorms
+        Smoothed already: refine it with ``smoothing=0``.
+
+    Examples
+    --------
+    >>> logs = [GradientNorms.from_values([level] * 4) for level in (1.0, 2.0, 9.0)]
+    >>> pooled = pool(logs)
+    >>> pooled.values.tolist(), pooled.pool.lowest.tolist(), pooled.pool.logs
+    ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0], 3)
+    """
+    if not logs:
+        raise RefineError("no logs to pool; give at least one")
+    kinds = {norms.kind for norms in logs}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{printable(norms.source.name)} ({norms.kind})" for norms in logs)
+        raise RefineError(f"the logs hold norms of different kinds: {listed}; choose one with --norm-kind")
+    base = max(logs, key=lambda norms: norms.steps.size)
+    at = _fraction(base)
+
+    def pooled(columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        rows = []
+        for norms, column in zip(logs, columns, strict=True):
+            known = np.isfinite(column)
+            rows.append(np.interp(at, _fraction(norms)[known], column[known]))
+        return np.array(rows)
+
+    norms = pooled([smooth(log.values, fraction=smoothing) for log in logs])
+    rates, losses = ([getattr(log, name) for log in logs] for name in ("learning_rate", "loss"))
+    notes = [f"{printable(log.source.name)}: {note}" for log in logs for note in log.source.notes]
+    lengths = sorted({log.total_steps for log in logs})
+    if len(lengths) > 1:
+        notes.append(f"the logged runs have {lengths[0]} to {lengths[-1]} updates: pooled at the fraction of training")
+    families = {log.source.optimizer for log in logs}
+    reasons = {reason: 0 for log in logs for reason in log.dropped}
+    return replace(
+        base,
+        values=np.median(norms, axis=0),
+        learning_rate=None if any(r is None for r in rates) else np.median(pooled(rates), axis=0),
+        loss=None if any(c is None for c in losses) else np.median(pooled(losses), axis=0),
+        dropped={reason: sum(log.dropped.get(reason, 0) for log in logs) for reason in reasons},
+        out_of_order=sum(log.out_of_order for log in logs),
+        source=replace(
+            base.source,
+            name=", ".join(log.source.name for log in logs),
+            rows=sum(log.source.rows for log in logs),
+            kind_known=all(log.source.kind_known for log in logs),
+            optimizer=families.pop() if len(families) == 1 else None,
+            notes=tuple(notes),
+        ),
+        extras={},
+        pool=Pool(len(logs), smoothing, norms.min(axis=0), norms.max(axis=0)),
+    )
+
+
+def _fraction(norms: GradientNorms) -> NDArray[np.float64]:
+    """Where the points stand in training, in (0, 1)."""
+    fraction: NDArray[np.float64] = (norms.updates + 0.5) / norms.total_steps
+    return fraction

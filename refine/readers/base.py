@@ -1,0 +1,328 @@
+"""What every reader shares: the shapes that pass between it and the rest.
+
+A reader turns a log into `Records`: named columns of numbers, with what the format is known to mean.
+Which column is the gradient norm, the step, the learning rate is decided once, in `choose`.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RefineError
+from ..files import printable
+from ..norms import Clipping, LrAlignment, NormKind
+from ..refinement import OptimizerFamily
+from ..schedule import check_count
+from .columns import RUN_NAMES, may_matter
+
+if TYPE_CHECKING:
+    from .opening import Log
+
+__all__ = ["Column", "Facts", "Format", "ReadOptions", "Records", "Rows", "choose_run", "number"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the caller says of a log; the parameters of `refine.read_norms`."""
+
+    column: str | None = None
+    step_column: str | None = None
+    lr_column: str | None = None
+    norm_kind: NormKind | None = None
+    optimizer: OptimizerFamily | None = None
+    every: int | None = None
+    logged_steps: int | None = None
+    run: str | None = None
+    extras: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm_kind is not None and self.norm_kind not in get_args(NormKind):
+            raise RefineError(f"norm_kind is {self.norm_kind!r}; it must be one of l2, l1, dual")
+        if self.optimizer is not None and self.optimizer not in get_args(OptimizerFamily):
+            raise RefineError(f"optimizer is {self.optimizer!r}; it must be one of sgd, adam")
+        if self.every is not None:
+            check_count("every", self.every, least=1)
+
+    def wants(self, name: str) -> bool:
+        """Whether a column may play a role; the others are not loaded."""
+        return name in (self.column, self.step_column, self.lr_column) or may_matter(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a format is known to mean, whatever the names in it say.
+
+    Attributes
+    ----------
+    norm_kind : {"l2", "l1"} or None
+        Kind of its norm where the name does not say.
+    clipping : {"pre", "post", "unknown"}
+        Whether its norm is taken before or after clipping.
+    lr_alignment : {"this_step", "next_step", "unknown"}
+        Whether the rate in the row of step t was used in step t or will be in t + 1.
+    window_mean : bool
+        The norm is a mean over the updates since the row before.
+    from_zero : bool
+        Steps count from 0, so that the row of update 1 says 0; they are shifted by one.
+    """
+
+    norm_kind: NormKind | None = None
+    clipping: Clipping = "unknown"
+    lr_alignment: LrAlignment = "unknown"
+    window_mean: bool = False
+    from_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """Numbers under one name.
+
+    Attributes
+    ----------
+    name : str
+    values : (k,) float64
+        nan where "nan" was logged.
+    rows : (k,) int64 or None
+        In which rows of the log they stand, from 0; None: one in every row.
+    steps : (k,) float64 or None
+        In logs that keep one series a metric: each value's own step.
+    bad : (row, text) or None
+        The first cell that is no number, where there is one.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    rows: NDArray[np.int64] | None = None
+    steps: NDArray[np.float64] | None = None
+    bad: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """A log as read, before anything in it is chosen, cleaned or dropped.
+
+    Attributes
+    ----------
+    format : str
+        For people, such as "torchtitan console log".
+    columns : sequence of Column
+        All those that `ReadOptions.wants`; each with a unique name, unless the log itself repeats one.
+    rows : int
+        Rows of the log, those of ``dropped`` not counted.
+    names : sequence of str
+        Names of all its columns, for messages.
+    facts : Facts
+    settings : mapping
+        Hyper-parameters that stand beside the log, flat.
+    planned_steps : int or None
+        Updates that the run was planned for, where the log says so.
+    dropped : mapping
+        Reason to count of rows that the reader left out (a truncated last line ...).
+    notes : tuple of str
+    missing : str
+        For the message where no norm is found: why, and what to do.
+    runs : (names, codes) or None
+        In tables with a column that names the run: which one each row belongs to, codes (n,).
+    run : str or None
+        The run that the reader chose with `choose_run`, where it did.
+    header : bool
+        False where columns have numbers for names.
+    """
+
+    format: str
+    columns: Sequence[Column]
+    rows: int
+    names: Sequence[str] = ()
+    facts: Facts = field(default_factory=Facts)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    planned_steps: int | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    missing: str = ""
+    runs: tuple[Sequence[str], NDArray[np.int64]] | None = None
+    run: str | None = None
+    header: bool = True
+
+    def known_as(self, format: str, facts: Facts | None = None, **more: Any) -> Records:
+        """The same records under a format's own name and with what is known of it."""
+        return replace(self, format=format, facts=facts or self.facts, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One entry of the registry in `refine.readers`.
+
+    Attributes
+    ----------
+    name : str
+        Short, as in `refine formats`.
+    get : str
+        Where people find such a log.
+    lost : str
+        What it does not tell.
+    sniff : callable
+        Whether a log, by its content, has this format.
+    read : callable
+        The log as `Records`; refuses with `RefineError`.
+    """
+
+    name: str
+    get: str
+    lost: str
+    sniff: Callable[[Log], bool]
+    read: Callable[[Log, ReadOptions], Records]
+
+
+class Rows:
+    """Collects rows of names and values into sparse columns; keeps what may matter.
+
+    Examples
+    --------
+    >>> rows = Rows(ReadOptions())
+    >>> rows.add({"step": 1, "grad_norm": "0.5"})
+    >>> rows.add({"global_step/max_steps": "2/400", "train": {"grad_norm": float("nan")}, "text": "x"})
+    >>> [(c.name, c.values.tolist()) for c in rows.columns()]
+    [('step', [1.0]), ('grad_norm', [0.5]), ('global_step/max_steps', [2.0]), ('train/grad_norm', [nan])]
+    >>> rows.planned_steps, rows.count
+    (400, 2)
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self.options = options
+        self.count = 0
+        self.planned_steps: int | None = None
+        self.names: dict[str, bool] = {}
+        self._values: dict[str, array[float]] = {}
+        self._rows: dict[str, array[int]] = {}
+        self._bad: dict[str, tuple[int, str]] = {}
+        self._run_names: dict[str, int] = {}
+        self._run_codes: array[int] = array("q")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one row; nested mappings become names with slashes."""
+        self._add(row, "", 0)
+        if len(self._run_codes) <= self.count:
+            self._run_codes.append(self._run_names.setdefault("", len(self._run_names)))
+        self.count += 1
+
+    def _add(self, row: Mapping[str, Any], prefix: str, depth: int) -> None:
+        for key, value in row.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                if depth < 5:
+                    self._add(value, f"{name}/", depth + 1)
+                continue
+            if name in RUN_NAMES and isinstance(value, str) and len(self._run_codes) == self.count:
+                self._run_codes.append(self._run_names.setdefault(value, len(self._run_names)))
+                continue
+            wanted = self.names.get(name)
+            if wanted is None:
+                wanted = self.names[name] = self.options.wants(name)
+            if wanted and value is not None and not isinstance(value, (bool, list, tuple)):
+                self._append(name, value)
+
+    def _append(self, name: str, value: Any) -> None:
+        if isinstance(value, str) and (match := _OF_TOTAL.fullmatch(value)):
+            value, self.planned_steps = float(match[1]), int(match[2])
+        got = number(value)
+        if got is None:
+            if isinstance(value, str) and not value.strip():
+                return
+            self._bad.setdefault(name, (self.count + 1, str(value)))
+            got = float("nan")
+        self._values.setdefault(name, array("d")).append(got)
+        self._rows.setdefault(name, array("q")).append(self.count)
+
+    def columns(self) -> list[Column]:
+        """What was collected, in order of first appearance."""
+        return [
+            Column(
+                name,
+                np.array(values, dtype=np.float64),
+                None if len(values) == self.count else np.array(self._rows[name], dtype=np.int64),
+                bad=self._bad.get(name),
+            )
+            for name, values in self._values.items()
+        ]
+
+    def records(self, format: str, facts: Facts | None = None, **more: Any) -> Records:
+        """Everything collected, as records."""
+        runs = None
+        if len(self._run_names) > 1:
+            runs = (list(self._run_names), np.array(self._run_codes, dtype=np.int64))
+        return Records(
+            format,
+            self.columns(),
+            self.count,
+            names=list(self.names),
+            facts=facts or Facts(),
+            planned_steps=self.planned_steps,
+            runs=runs,
+            **more,
+        )
+
+
+_OF_TOTAL = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*")
+_UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_WITH_UNIT = re.compile(r"([-+]?[\d.]+(?:e[-+]?\d+)?)\s?([KMBGT])", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+
+
+def number(value: Any) -> float | None:
+    """A logged value as a number; None where it is none.
+
+    Examples
+    --------
+    >>> [number(v) for v in (2, "0.5", "Infinity", "1,234", "4.1K", "x", "")]
+    [2.0, 0.5, inf, 1234.0, 4100.0, None, None]
+    """
+    try:
+        if isinstance(value, str) and "_" in value:
+            return None  # float() takes 1_000
+        return float(value)
+    except OverflowError:
+        return float("inf")
+    except (TypeError, ValueError):
+        pass
+    if not isinstance(value, str) or len(value) > 40:
+        return None
+    value = value.strip()
+    if _THOUSANDS.fullmatch(value):
+        return float(value.replace(",", ""))
+    if match := _WITH_UNIT.fullmatch(value):
+        try:
+            return float(match[1]) * _UNITS[match[2].upper()]
+        except ValueError:
+            return None
+    return None
+
+
+def choose_run(names: Iterable[str], wanted: str | None) -> str:
+    """The run that is asked for, or the only one; several are listed in the message.
+
+    Examples
+    --------
+    >>> choose_run(["a"], None), choose_run(["a", "b"], "b")
+    ('a', 'b')
+    """
+    listed = sorted(set(names))
+    if wanted is not None:
+        if wanted in listed:
+            return wanted
+        raise RefineError(f'no run is called "{printable(wanted)}" (--run); runs: {quoted(listed)}')
+    if len(listed) == 1:
+        return listed[0]
+    raise RefineError(f"the log holds {len(listed)} runs: {quoted(listed)}; choose one with --run")
+
+
+def quoted(names: Iterable[str], *, most: int = 12) -> str:
+    """Names for a message, the first dozen."""
+    shown = [f'"{printable(name)}"' for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

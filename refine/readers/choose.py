@@ -1,0 +1,441 @@
+"""What is what in a log: from `Records` to `GradientNorms`.
+
+Decided in this order: the run; the norm, by its name; the step column that (nearly) all rows with a norm
+have; then learning rate and loss by name, joined by step. What is ambiguous is refused with the
+candidates named; what is assumed goes into the notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RefineError
+from ..files import printable
+from ..hygiene import clean, clipping_plateau, match
+from ..norms import Clipping, GradientNorms, NormKind, Source
+from ..refinement import OptimizerFamily
+from .base import Column, ReadOptions, Records, choose_run, quoted
+from .columns import (
+    family,
+    find,
+    kind_in_name,
+    layer,
+    looks_like_norm,
+    lr_scale,
+    named_optimizer,
+    run_in_name,
+    short_name,
+)
+from .settings import clip_threshold, optimizer_name
+
+__all__ = ["choose", "holds_norms"]
+
+_STEP_COVERAGE = 0.95
+_NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Steps of any column: its own, those of the table's step column, or the number of the row."""
+
+    name: str | None
+    table: NDArray[np.float64] | None
+    every: int
+    shift: float
+
+    def of(self, column: Column) -> NDArray[np.float64]:
+        steps: NDArray[np.float64]
+        if column.steps is not None:
+            steps = column.steps
+        elif self.table is not None:
+            steps = self.table if column.rows is None else self.table[column.rows]
+        else:
+            rows = np.arange(column.values.size) if column.rows is None else column.rows
+            steps = np.asarray((rows + 1.0) * self.every, dtype=np.float64)
+        return steps + self.shift if self.shift else steps
+
+
+def choose(records: Records, options: ReadOptions, *, name: str, companions: Sequence[Records] = ()) -> GradientNorms:
+    """Gradient norms of the one run that is meant.
+
+    ``companions`` are logs of the same run without norms: their learning rates and losses are joined by step.
+    """
+    records = _one_run(records, options)
+    facts, notes = records.facts, list(records.notes)
+    names = [column.name for column in records.columns]
+    optimizer = named_optimizer(names) or family(optimizer_name(records.settings) or "")
+    norm, how = _norm(records, options, options.optimizer or optimizer)
+    notes += how
+    if norm.bad is not None:
+        row, text = norm.bad
+        raise RefineError(
+            f'column "{printable(norm.name)}" holds "{printable(text, limit=40)}" in row {row} '
+            "below the first line; norms are numbers: repair the row, or choose another column with --column"
+        )
+    if not np.isfinite(norm.values).any():
+        raise RefineError(
+            f'column "{printable(norm.name)}" holds no finite number in {records.rows} rows; '
+            "choose another with --column"
+        )
+    in_name = _kind(norm)
+    kind = options.norm_kind or in_name or facts.norm_kind
+    if in_name and kind != in_name:
+        notes.append(f'column "{printable(norm.name)}" is read as an {kind} norm, as given, and called {in_name}')
+    if optimizer is None and kind in ("l1", "dual") and not find("l2", names) and facts.norm_kind != "l2":
+        optimizer = "adam"  # nobody logs only these for another family
+
+    axis, how = _axis(records, options, norm)
+    notes += how
+    cleaned = clean(axis.of(norm), norm.values)
+    total, how = _total(records, options, cleaned.steps)
+    notes += how
+
+    rate_column, how = _rate_column(records, options, norm)
+    notes += how
+    loss_column = next((c for c in _with_role("loss", records) if c is not norm), None)
+    found = {"lr": rate_column, "loss": loss_column}
+    columns = {"norm": norm.name, "step": axis.name}
+    columns |= {role: column.name if column else None for role, column in found.items()}
+    joined: dict[str, NDArray[np.float64] | None] = {}
+    for role, column in found.items():
+        scale = lr_scale(column.name) if column and role == "lr" else 1.0
+        joined[role] = match(axis.of(column), column.values * scale, cleaned.steps) if column else None
+        for other in companions:
+            if joined[role] is None:
+                joined[role], columns[role] = _from_companion(other, options, role, cleaned.steps)
+    if joined["lr"] is not None and not np.any(joined["lr"] > 0.0):
+        joined["lr"] = None
+    if rate_column is not None and joined["lr"] is None:
+        notes.append(f'learning rates not used: column "{printable(rate_column.name)}" holds none above 0')
+        columns["lr"] = None
+
+    clipping, how = _clipping(records, norm, cleaned.values)
+    notes += how
+    settings = {**records.settings, **_seen(records, axis)}
+    dropped = dict(records.dropped)
+    if norm.steps is None and records.rows > norm.values.size:
+        dropped = {"without a norm": records.rows - norm.values.size, **dropped}
+    for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"]):
+        if array is not None:
+            array.flags.writeable = False  # nobody else holds it: no copy is needed
+    norms = GradientNorms.from_cleaned(
+        cleaned,
+        kind=kind or "l2",
+        logged_steps=total,
+        learning_rate=joined["lr"],
+        loss=joined["loss"],
+        source=Source(
+            name=name,
+            format=records.format,
+            columns={role: column for role, column in columns.items() if column is not None},
+            rows=norm.values.size if norm.steps is not None else records.rows + sum(records.dropped.values()),
+            kind_known=kind is not None,
+            optimizer=optimizer,
+            notes=tuple(notes),
+            clipping=clipping,
+            lr_alignment=facts.lr_alignment,
+            window_mean=facts.window_mean or "mean" in norm.name.lower(),
+            settings=settings,
+        ),
+        extras=_extras(records, norm, axis, cleaned.steps) if options.extras else {},
+    )
+    return norms.with_dropped(dropped)
+
+
+def holds_norms(records: Records, options: ReadOptions) -> bool:
+    """Whether a log holds gradient norms, or only what goes with them."""
+    if options.column is not None:
+        return any(column.name == options.column for column in records.columns)
+    return any(_with_role(role, records) for role in _NORM_ROLES) or any(layer(c.name) for c in records.columns)
+
+
+def _one_run(records: Records, options: ReadOptions) -> Records:
+    """Leave the rows (runs named in a column) or the columns (runs named in the header) of one run."""
+    if records.runs is not None:
+        names, codes = records.runs
+        chosen = codes == list(names).index(choose_run(names, options.run))
+        place = np.cumsum(chosen) - 1
+        kept = []
+        for column in records.columns:
+            rows = np.arange(codes.size) if column.rows is None else column.rows
+            mine = chosen[rows]
+            kept.append(replace(column, values=column.values[mine], rows=place[rows[mine]]))
+        return replace(records, columns=kept, rows=int(chosen.sum()), runs=None)
+    runs = {run for column in records.columns if (run := run_in_name(column.name)) is not None}
+    if not runs:
+        if options.run is not None and records.run is None:
+            raise RefineError(f'the log names no runs, so there is none called "{printable(options.run)}" (--run)')
+        return records
+    if options.run is None:
+        # Several runs matter only where more than one of them has a norm.
+        with_norm = {run_in_name(c.name) for role in _NORM_ROLES for c in _with_role(role, records)} - {None}
+        if options.column is not None or len(with_norm) <= 1:
+            return records
+    run = choose_run([r for r in runs if r], options.run)
+    return replace(records, columns=[c for c in records.columns if run_in_name(c.name) in (None, run)])
+
+
+def _with_role(role: str, records: Records) -> list[Column]:
+    """Columns that play a role, best first; empty ones only where there is no other."""
+    found = [records.columns[i] for i in find(role, [column.name for column in records.columns])]
+    return [column for column in found if column.values.size] or found
+
+
+def _by_name(records: Records, name: str, option: str) -> Column:
+    found = [column for column in records.columns if column.name == name]
+    if len(found) == 1:
+        return found[0]
+    problem = "several columns are" if found else "no column is"
+    listed = quoted(records.names or [column.name for column in records.columns])
+    raise RefineError(f'{problem} called "{printable(name)}" ({option}); columns: {listed}')
+
+
+def _kind(column: Column) -> NormKind | None:
+    """Kind of norm that the name of a column says."""
+    if find("dual", [column.name]):
+        return "dual"
+    if find("l1", [column.name]):
+        return "l1"
+    return kind_in_name(column.name)
+
+
+def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | None) -> tuple[Column, list[str]]:
+    """The column of the norm, or one made of those of all layers."""
+    if options.column is not None:
+        return _by_name(records, options.column, "--column"), []
+    if not records.header:
+        if len(records.names) > 2:
+            raise RefineError(
+                f"the file has no header and {len(records.names)} columns; "
+                "say which holds the norm and which the step with --column and --step-column (numbers from 1)"
+            )
+        place = len(records.names)
+        note = f"the file has no header: column 1 is taken for the step, column {place} for the norm"
+        return records.columns[-1], [] if options.step_column or options.every else [note]
+    l2, l1, dual = ("l2 before clipping", "l2"), ("l1",), ("dual",)
+    preference = {"l2": l2, "l1": l1, "dual": dual, "sgd": l2 + l1 + dual, "adam": dual + l1 + l2}
+    wanted = preference[options.norm_kind or optimizer or "adam"]
+    candidates = next(filter(None, (_with_role(role, records) for role in wanted)), [])
+    if len(candidates) == 1:
+        return candidates[0], []
+    if candidates:
+        raise RefineError(
+            f"{len(candidates)} columns may be the gradient norm: {quoted(c.name for c in candidates)}; "
+            "choose one with --column"
+        )
+    total = _of_layers(records, options.norm_kind, optimizer)
+    if total is not None:
+        return total
+    others = [column.name for column in records.columns if looks_like_norm(column.name)]
+    what = "a gradient norm" + (f" of kind {options.norm_kind}" if options.norm_kind else "")
+    listed = quoted(others or records.names or [column.name for column in records.columns])
+    remedy = records.missing or "choose one with --column"
+    if not listed:
+        raise RefineError(f"the log holds no gradient norm: {remedy}")
+    raise RefineError(f"no column is known to be {what}; {'candidates' if others else 'columns'}: {listed}; {remedy}")
+
+
+def _of_layers(
+    records: Records, wanted: NormKind | None, optimizer: OptimizerFamily | None
+) -> tuple[Column, list[str]] | None:
+    """Total of the norms of all layers where no total is logged: root of the sum of squares (l2), or the sum (l1).
+
+    Only steps at which all layers are present count.
+    """
+    layers: dict[str, list[Column]] = {"l2": [], "l1": []}
+    for column in records.columns:
+        found = layer(column.name)
+        if found is not None and column.values.size:
+            layers[found[0]].append(column)
+    order = ["l2", "l1"] if wanted == "l2" or (wanted is None and optimizer == "sgd") else ["l1", "l2"]
+    kind = next((k for k in order if layers[k] and wanted in (None, k)), None)
+    if kind is None:
+        return None
+    parts = layers[kind]
+    in_rows = parts[0].steps is None
+    places: list[NDArray[np.float64]] = []
+    for part in parts:
+        rows = np.arange(records.rows) if part.rows is None else part.rows
+        places.append(rows.astype(np.float64) if part.steps is None else part.steps)
+    common, per_part = places[0], [part.values for part in parts]
+    if any(not np.array_equal(place, common) for place in places[1:]):
+        last = [_last_of_each(place, values) for place, values in zip(places, per_part, strict=True)]
+        common = last[0][0]
+        for place, _ in last[1:]:
+            common = np.intersect1d(common, place, assume_unique=True)
+        per_part = [values[np.searchsorted(place, common)] for place, values in last]
+    total = np.zeros(common.size)
+    for values in per_part:
+        total = np.hypot(total, values) if kind == "l2" else total + values
+    name = f"total of {len(parts)} {kind} norms, {parts[0].name} ..."
+    column = Column(name, total, rows=common.astype(np.int64)) if in_rows else Column(name, total, steps=common)
+    how = "root of the sum of squares" if kind == "l2" else "sum"
+    return column, [
+        f"the norm is the total ({how}) of {len(parts)} logged parts; a part that was not logged is missing"
+    ]
+
+
+def _last_of_each(
+    place: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    unique, first_reversed = np.unique(place[::-1], return_index=True)
+    return unique, values[::-1][first_reversed]
+
+
+def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, list[str]]:
+    """Steps: what the caller says, else the first known column that is there in nearly all rows with a norm."""
+    shift = 1.0 if records.facts.from_zero else 0.0
+    every, given = options.every, options.step_column
+    if every is not None and given is not None:
+        raise RefineError("--every and --step-column exclude each other; --every is for logs without a step column")
+    if norm.steps is not None:
+        if given is not None:
+            raise RefineError("--step-column is for tables; every value of this log has its own step")
+        return _Axis("step", None, 1, shift), []
+    if given is not None:
+        candidates = [_by_name(records, given, "--step-column")]
+    elif records.header:
+        candidates = [column for column in _with_role("step", records) if column is not norm]
+    else:
+        candidates = [column for column in records.columns[:1] if column is not norm]
+    if every is not None:
+        notes = [f'steps are every {every}, as given, not from "{printable(candidates[0].name)}"'] if candidates else []
+        return _Axis(None, None, every, 0.0), notes if records.header else []
+    if not candidates:
+        listed = quoted(records.names or [column.name for column in records.columns])
+        raise RefineError(
+            f"no column is known to count optimizer steps; columns: {listed}; "
+            "choose one with --step-column, or say with --every K how many updates lie between two rows"
+        )
+    finite = np.isfinite(norm.values)
+    fullest, best = 0.0, None
+    for column in candidates:
+        if column.bad is not None:
+            row, text = column.bad
+            raise RefineError(
+                f'step column "{printable(column.name)}" holds "{printable(text, limit=40)}" in row {row} '
+                "below the first line; steps are integers: choose another with --step-column"
+            )
+        table = column.values
+        if column.rows is not None:
+            table = np.full(records.rows, np.nan)
+            table[column.rows] = column.values
+        from_zero = records.facts.from_zero or column.name == "trainer/global_step"  # of Lightning, in W&B
+        axis = _Axis(column.name, table, 1, float(from_zero))
+        share = float(np.mean(np.isfinite(axis.of(norm)[finite])))
+        if share > fullest:
+            fullest, best = share, axis
+        if share >= _STEP_COVERAGE:
+            break
+    if best is None or fullest <= 0.5:
+        raise RefineError(
+            f'step column "{printable(candidates[0].name)}" is empty in most rows that hold a norm; '
+            "choose another with --step-column"
+        )
+    notes = []
+    others = [column.name for column in candidates if column.name != best.name]
+    if others:
+        notes.append(f'steps are from "{printable(best.name)}", not from {quoted(others)}: --step-column chooses')
+    calls = short_name(best.name or "")
+    if calls == "_step" or (calls == "Step" and "W&B" in records.format):
+        notes.append(f'"{calls}" of W&B counts calls of wandb.log: check that it counts optimizer updates')
+    return best, notes
+
+
+def _total(records: Records, options: ReadOptions, steps: NDArray[np.int64]) -> tuple[int | None, list[str]]:
+    """Updates of the logged run, where the caller or the log says so."""
+    planned, last = records.planned_steps, int(steps[-1]) if steps.size else 0
+    if options.logged_steps is not None or planned is None or planned < last:
+        return options.logged_steps, []
+    if last >= 0.95 * planned:
+        return planned, []
+    return planned, [
+        f"the log stops at step {last} of the {planned} that its run was planned for; "
+        "if it ended there, say --logged-steps"
+    ]
+
+
+def _rate_column(records: Records, options: ReadOptions, norm: Column) -> tuple[Column | None, list[str]]:
+    if options.lr_column is not None:
+        return _by_name(records, options.lr_column, "--lr-column"), []
+    found = [column for column in _with_role("lr", records) if column is not norm]
+    if len(found) > 1 and any(not _same(column, found[0]) for column in found[1:]):
+        listed = quoted(column.name for column in found)
+        return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
+    return (found[0] if found else None), []
+
+
+def _same(a: Column, b: Column) -> bool:
+    """Whether two columns hold the same numbers, as the rates of parameter groups often do."""
+    return a.values.size == b.values.size and np.array_equal(
+        a.values * lr_scale(a.name), b.values * lr_scale(b.name), equal_nan=True
+    )
+
+
+def _from_companion(
+    other: Records, options: ReadOptions, role: str, steps: NDArray[np.int64]
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Learning rate or loss from another log of the same run."""
+    names_runs = other.runs is not None or any(run_in_name(column.name) for column in other.columns)
+    other = _one_run(other, options) if names_runs else other
+    found = _with_role(role, other)
+    if role == "lr" and len(found) > 1:
+        raise RefineError(
+            f"{len(found)} columns may be the learning rate: {quoted(c.name for c in found)}; choose with --run"
+        )
+    if not found:
+        return None, None
+    axis, _ = _axis(other, replace(options, step_column=None, every=None), found[0])
+    return match(axis.of(found[0]), found[0].values * lr_scale(found[0].name), steps), found[0].name
+
+
+def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> tuple[Clipping, list[str]]:
+    """Before or after clipping: by a plateau of the values, else by the format, the name or the settings."""
+    plateau = clipping_plateau(values)
+    known = records.facts.clipping
+    threshold = clip_threshold(records.settings)
+    if plateau is not None:
+        return "post", []
+    if known != "unknown":
+        return known, []
+    if find("l2 before clipping", [norm.name]):
+        return "pre", []
+    if threshold is not None and values.size and values.max() > 1.01 * threshold:
+        return "pre", []
+    return "unknown", []
+
+
+def _seen(records: Records, axis: _Axis) -> dict[str, float]:
+    """Samples and tokens per update, where they are logged."""
+    found = {}
+    for role in ("samples", "tokens"):
+        for column in _with_role(role, records)[:1]:
+            steps = axis.of(column)
+            known = np.flatnonzero(np.isfinite(steps) & np.isfinite(column.values))
+            if known.size > 1 and steps[known[-1]] > steps[known[0]]:
+                per_update = np.diff(column.values[known[[0, -1]]]) / np.diff(steps[known[[0, -1]]])
+                if per_update[0] > 0.0:
+                    found[f"{role} per update"] = float(per_update[0])
+    return found
+
+
+def _extras(records: Records, norm: Column, axis: _Axis, steps: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """The other norms in the log, at the steps of the chosen one: of the other kind, and of single layers."""
+    found = {}
+    for column in records.columns:
+        part = layer(column.name)
+        if column is norm or not (part or _with_kind(column)):
+            continue
+        values = match(axis.of(column), column.values, steps)
+        if values is not None:
+            kind = _kind(column) or records.facts.norm_kind or "l2"
+            found[f"grad_norm_{part[0]}/{part[1]}" if part else f"grad_norm_{kind}"] = values
+    return found
+
+
+def _with_kind(column: Column) -> bool:
+    return bool(find("l1", [column.name]) or find("dual", [column.name]) or find("l2", [column.name]))

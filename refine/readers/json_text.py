@@ -1,0 +1,184 @@
+"""JSON lines and JSON documents of no particular framework, and the safe way to read either.
+
+A line may carry the prefix of a logger before its ``{``. A document may be a list of rows, a mapping of columns, or
+such a mapping one level down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import RefineError
+from ..files import printable
+from .base import Column, Format, ReadOptions, Records, Rows, number
+from .long import LongTable, long_columns
+from .opening import Log
+
+__all__ = ["DOCUMENT", "LINES", "first_objects", "objects", "parse", "read_lines"]
+
+
+def parse(text: str) -> Any:
+    """A JSON value; bare NaN and Infinity are taken, as many loggers write them."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise RefineError("the JSON is nested too deeply to be a log; name a log with a row per update") from None
+
+
+def objects(lines: Iterator[str]) -> Iterator[dict[str, Any] | None]:
+    """The JSON object of each line, from its first brace on; None for a line without one. Blank lines are left out."""
+    for line in lines:
+        start = line.find("{")
+        value = None
+        if start >= 0:
+            try:
+                value = parse(line[start:])
+            except ValueError:
+                value = None
+        if start >= 0 or line.strip():
+            yield value if isinstance(value, dict) else None
+
+
+def first_objects(log: Log, most: int = 200) -> list[dict[str, Any]]:
+    """Objects in the first lines of a text that holds JSON lines, at least in part; empty for any other."""
+    if "{" not in log.text[:200_000]:
+        return []
+    lines = log.text.splitlines()[:-1] or log.text.splitlines()
+    try:
+        found = [value for value in objects(iter(lines[: 5 * most])) if value]
+    except RefineError:
+        return []
+    return found[:most]
+
+
+def read_lines(log: Log, options: ReadOptions, row: Any = None) -> tuple[Rows, dict[str, int]]:
+    """Rows of a log of JSON lines, and the count of lines that are none.
+
+    ``row`` turns an object into a row, or into None to leave it out.
+    """
+    rows = Rows(options)
+    unreadable = 0
+    last_bad = False
+    for value in objects(log.lines()):
+        last_bad = value is None
+        unreadable += value is None
+        if value is not None:
+            value = row(value) if row else value
+            if value is not None:
+                rows.add(value)
+    dropped = {}
+    if last_bad:
+        dropped["truncated last line"] = 1
+    if unreadable > last_bad:
+        dropped["lines without an object"] = unreadable - last_bad
+    return rows, dropped
+
+
+def _read_lines(log: Log, options: ReadOptions) -> Records:
+    if _is_long(islice(objects(log.lines()), 50)):
+        return _read_long(filter(None, objects(log.lines())), "JSON lines", options)
+    rows, dropped = read_lines(log, options)
+    if not rows.count:
+        raise RefineError("the file holds no JSON object; name a log with an object a line")
+    return rows.records("JSON lines", dropped=dropped)
+
+
+def _is_long(values: Iterable[Mapping[str, Any] | None]) -> bool:
+    found = [value for value in values if value]
+    return bool(found) and all(long_columns(list(value)) is not None for value in found)
+
+
+def _read_long(values: Iterable[Mapping[str, Any]], format: str, options: ReadOptions) -> Records:
+    frame = pd.DataFrame([dict(value) for value in values])
+    names = [str(name) for name in frame.columns]
+    long = LongTable(options)
+    places = long_columns(names)
+    if places is not None:
+        metric, step, value, run = places
+        of_run = None if run is None else frame.iloc[:, run]
+        long.add(frame.iloc[:, metric], frame.iloc[:, step], frame.iloc[:, value], of_run)
+    return long.records(f"{format}, one value a row", names)
+
+
+def _read_document(log: Log, options: ReadOptions) -> Records:
+    try:
+        value = parse(log.read_json_text())
+    except ValueError as error:
+        if isinstance(error, RefineError):
+            raise
+        raise RefineError(f"the JSON is damaged ({printable(error)}); write the file again") from None
+    return from_value(value, options)
+
+
+def from_value(value: Any, options: ReadOptions, depth: int = 0) -> Records:
+    """Rows or columns that a JSON value holds."""
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        if _is_long(islice(value, 50)):
+            return _read_long(value, "JSON list", options)
+        rows = Rows(options)
+        for row in value:
+            rows.add(row)
+        return rows.records("JSON list of rows")
+    if isinstance(value, Mapping):
+        lists = {
+            str(k): v for k, v in value.items() if isinstance(v, list) and v and not isinstance(v[0], (list, dict))
+        }
+        if any(options.wants(name) for name in lists):
+            return _columns(lists, options)
+        if depth < 4:
+            for part in value.values():
+                if isinstance(part, (Mapping, list)):
+                    try:
+                        return from_value(part, options, depth + 1)
+                    except RefineError:
+                        continue
+    raise RefineError(
+        "the JSON document holds no rows and no columns of numbers; "
+        "name one with a list of objects, or a mapping from names to lists"
+    )
+
+
+def _columns(lists: Mapping[str, list[Any]], options: ReadOptions) -> Records:
+    columns = []
+    length = max(len(values) for name, values in lists.items() if options.wants(name))
+    for name, values in lists.items():
+        if options.wants(name) and len(values) == length:
+            parsed = [number(v) for v in values]
+            present = np.array([v is not None for v in values])
+            numbers = np.array([np.nan if v is None else v for v in parsed])
+            columns.append(Column(name, numbers[present], None if present.all() else np.flatnonzero(present)))
+    return Records("JSON document of columns", columns, length, names=list(lists))
+
+
+def _mostly_objects(log: Log) -> bool:
+    lines = [line for line in log.text.splitlines()[:400] if line.strip()]
+    return 2 * len(first_objects(log)) > min(len(lines), 200)
+
+
+def _is_document(log: Log) -> bool:
+    text = log.text.lstrip()
+    if text[:1] == "[":
+        return text[1:].lstrip()[:1] in ("{", "[", "]")
+    return text[:1] == "{" and not first_objects(log, 1)
+
+
+LINES = Format(
+    "jsonl",
+    get="your own script; W&B: scan_history() to JSON lines",
+    lost="what it does not say: --optimizer, --norm-kind",
+    sniff=_mostly_objects,
+    read=_read_lines,
+)
+DOCUMENT = Format(
+    "json",
+    get="your own script; Comet: APIExperiment.get_metrics() to JSON",
+    lost="what it does not say: --optimizer, --norm-kind",
+    sniff=_is_document,
+    read=_read_document,
+)

@@ -1,0 +1,288 @@
+"""Every place that a log can be in, as a local file or folder: compressed, standard input, URL.
+
+What is not a plain file is copied to a temporary one first, up to a stated size, so that every
+reader can seek in it. Lines and JSON documents have a stated size too.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import os
+import re
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from ..errors import RefineError
+from ..files import printable
+
+__all__ = ["MAX_JSON", "MAX_LINE", "MAX_UNPACKED", "Log", "opened"]
+
+MAX_UNPACKED = 8 * 2**30
+"""Bytes that a compressed file, a stream or a URL may turn out to hold."""
+
+MAX_RATIO = 300
+"""Size unpacked over packed, past the first 64 MiB: logs reach 3 to 30, bombs 1,000 and more."""
+
+MAX_LINE = 16 * 2**20
+"""Bytes of one line of text."""
+
+MAX_JSON = 256 * 2**20
+"""Bytes of one JSON document, which has to be held in memory."""
+
+MAX_ENTRIES = 100_000
+"""Files that are looked at in a folder and what is below it."""
+
+_SAMPLE = 2**18
+_TAIL = 2**16
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_URL = re.compile(r"[a-z][a-z0-9+.\-]*(?:://|::)", re.IGNORECASE)
+
+Progress = Callable[[float], None]
+
+
+class Log:
+    """A local file or folder to be read, with what its first bytes tell.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is now; a temporary file for a stream, a URL or a compressed log.
+    name : str
+        What the user called it.
+    """
+
+    def __init__(self, path: Path, name: str, progress: Progress | None = None) -> None:
+        self.path = path
+        self.name = name
+        self._progress = progress
+        self.is_dir = path.is_dir()
+        self.size = 0 if self.is_dir else path.stat().st_size
+
+    def sibling(self, path: Path) -> Log:
+        """Another file or folder, read on behalf of this log."""
+        return Log(path, str(path), self._progress)
+
+    @cached_property
+    def sample(self) -> bytes:
+        """The first 256 KiB; nothing of a folder."""
+        if self.is_dir:
+            return b""
+        with open(self.path, "rb") as stream:
+            return stream.read(_SAMPLE)
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether the first 256 KiB hold no NUL before its last line, which a crash may have cut."""
+        whole = self.sample[: self.sample.rfind(b"\n") + 1] or self.sample
+        return not self.is_dir and bool(self.sample) and b"\0" not in whole
+
+    @cached_property
+    def text(self) -> str:
+        """Text of the first 256 KiB and of the end, without terminal colours; to look for patterns in."""
+        if not self.is_text:
+            return ""
+        sample = self.sample
+        if self.size > len(sample):
+            with open(self.path, "rb") as stream:
+                stream.seek(max(len(sample), self.size - _TAIL))
+                sample += b"\n" + stream.read(_TAIL)
+        return plain(sample.decode("utf-8-sig", errors="replace"))
+
+    @cached_property
+    def first_line(self) -> str:
+        """First line that holds anything."""
+        return next((line for line in self.text.splitlines() if line.strip()), "")
+
+    def files(self, pattern: str) -> list[Path]:
+        """Files below a folder whose name matches a glob pattern, sorted; links to folders are not followed."""
+        import fnmatch
+
+        found, seen = [], 0
+        for folder, folders, names in os.walk(self.path, followlinks=False):
+            folders.sort()
+            seen += len(names) + len(folders)
+            if seen > MAX_ENTRIES:
+                raise RefineError(f"the folder holds more than {MAX_ENTRIES:,} files; name the log in it")
+            found += [path for name in fnmatch.filter(names, pattern) if (path := Path(folder, name)).is_file()]
+        return sorted(found)
+
+    def report(self, done: int) -> None:
+        """Tell how many bytes have been read."""
+        if self._progress is not None and self.size:
+            self._progress(min(1.0, done / self.size))
+
+    def stream(self, *, cut: int = 0) -> BinaryIO:
+        """The bytes, less ``cut`` at the end; refuses over-long lines and reports progress."""
+        return _Watched(self, cut)  # type: ignore[return-value]
+
+    def lines(self) -> Iterator[str]:
+        """Lines of text without their end, terminal colours and overwritten progress bars; for consoles."""
+        done = 0
+        with open(self.path, "rb") as stream:
+            while line := stream.readline(MAX_LINE + 1):
+                if len(line) > MAX_LINE:
+                    raise RefineError(_LONG_LINE)
+                done += len(line)
+                if done % 2**20 < len(line):
+                    self.report(done)
+                yield plain(line.decode("utf-8", errors="replace").rstrip("\r\n")).rsplit("\r", 1)[-1]
+
+    def read_json_text(self) -> str:
+        """All of a JSON document."""
+        if self.size > MAX_JSON:
+            raise RefineError(
+                f"the JSON document holds {self.size / 2**20:,.0f} MiB and {MAX_JSON >> 20} MiB is the limit; "
+                "write its rows as JSON lines, one object a line"
+            )
+        return self.path.read_bytes().decode("utf-8-sig", errors="replace")
+
+
+_LONG_LINE = f"a line is longer than {MAX_LINE >> 20} MiB; name a log with a row per line"
+
+
+def plain(text: str) -> str:
+    """Text without the escape sequences of terminals."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
+
+
+class _Watched:
+    """A binary stream for `pandas.read_csv` that ends early, refuses over-long lines and reports progress."""
+
+    def __init__(self, log: Log, cut: int) -> None:
+        self.log = log
+        self.left = log.size - cut
+        self.since_newline = 0
+        self.file = open(log.path, "rb")  # noqa: SIM115 (closed by the caller)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(self.left if size < 0 else min(size, self.left))
+        self.left -= len(data)
+        last = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self.since_newline = self.since_newline + len(data) if last < 0 else len(data) - last - 1
+        if self.since_newline > MAX_LINE:
+            raise RefineError(_LONG_LINE)
+        self.log.report(self.log.size - self.left)
+        return data
+
+    def readline(self) -> bytes:  # pandas asks whether it is there
+        raise NotImplementedError
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> _Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def opened(name: str, progress: Progress | None = None) -> Iterator[Log]:
+    """A log by its path or URL, ``-`` for standard input; unpacked where it is compressed."""
+    with contextlib.ExitStack() as stack:
+        if name == "-":
+            path = _copied(stack, sys.stdin.buffer)
+        elif _URL.match(name) and not os.path.exists(name):
+            path = _fetched(stack, name)
+        else:
+            path = Path(name)
+            if not path.exists():
+                problem = "is a link to itself" if _loops(path) else "does not exist"
+                raise RefineError(f"{printable(name)} {problem}; check the path")
+            mode = path.stat().st_mode
+            if stat.S_ISFIFO(mode):
+                path = _copied(stack, stack.enter_context(open(path, "rb")))
+            elif not (path.is_dir() or path.is_file()):
+                raise RefineError(f"{printable(name)} is not a regular file; check the path")
+        if path.is_file():
+            path = _unpacked(stack, path)
+        yield Log(path, name, progress)
+
+
+def _loops(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == 40
+    return False
+
+
+def _copied(stack: contextlib.ExitStack, stream: IO[bytes], packed: int | None = None) -> Path:
+    """Copy a stream to a temporary file that lives as long as the stack."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refine-")))
+    path, done = folder / "log", 0
+    with open(path, "wb") as target:
+        while block := stream.read(2**20):
+            done += len(block)
+            if done > MAX_UNPACKED:
+                raise RefineError(f"more than {MAX_UNPACKED >> 30} GiB come out of it; name a smaller log")
+            if packed is not None and done > max(2**26, MAX_RATIO * packed):
+                raise RefineError(
+                    f"its {packed:,} bytes unpack to more than {MAX_RATIO} times as many, as no log does; unpack it first"
+                )
+            target.write(block)
+    return path
+
+
+def _fetched(stack: contextlib.ExitStack, url: str) -> Path:
+    try:
+        import fsspec
+    except ImportError:
+        raise RefineError(f"{printable(url)} is a URL, which needs fsspec: pip install 'lr-refine[url]'") from None
+    try:
+        with fsspec.open(url, "rb") as stream:
+            return _copied(stack, stream)
+    except RefineError:
+        raise
+    except Exception as error:  # every file system of fsspec raises what it likes
+        detail = printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        raise RefineError(f"cannot read {printable(url)} ({detail}); check the URL and its access rights") from None
+
+
+def _zstd(path: Path) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise RefineError("it is compressed with zstd, which needs zstandard: pip install 'lr-refine[zstd]'") from None
+    return zstandard.open(path, "rb")
+
+
+_PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", "gzip", gzip.open),
+    (b"\xfd7zXZ\x00", "xz", lzma.open),
+    (b"BZh", "bzip2", bz2.open),
+    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
+)
+
+
+def _unpacked(stack: contextlib.ExitStack, path: Path) -> Path:
+    """Path of what a compressed file holds; any other file as it is."""
+    with open(path, "rb") as stream:
+        head = stream.read(6)
+    for magic, method, opener in _PACKED:
+        if head.startswith(magic):
+            try:
+                with opener(path) as stream:
+                    return _copied(stack, stream, path.stat().st_size)
+            except RefineError:
+                raise
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise RefineError(f"the {method} data is damaged ({printable(error)}); copy the file again") from None
+            except Exception as error:  # zstandard has an error class of its own
+                if type(error).__module__.startswith("zstandard"):
+                    raise RefineError(f"the zstd data is damaged ({printable(error)}); copy the file again") from None
+                raise
+    return path

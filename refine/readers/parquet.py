@@ -1,0 +1,138 @@
+"""Parquet: W&B's ``download_history_exports``, Neptune's exporter, pandas and other scripts.
+
+Names tell some frameworks (`runs.facts_of`). A null is a missing value, a nan a logged one. Neptune's tables hold one
+value a row, with its metric and a decimal step; tables with a column for the run may hold several. W&B's ``_step``
+counts calls of ``wandb.log``. Only the columns that matter are read, a batch at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RefineError
+from ..files import printable
+from .arrays import check_unpacked
+from .base import Column, Format, ReadOptions, Records
+from .columns import RUN_NAMES
+from .long import LongTable, long_columns
+from .opening import Log
+from .runs import facts_of
+
+__all__ = ["FORMAT"]
+
+_BATCH = 2**17
+
+
+def _read(log: Log, options: ReadOptions) -> Records:
+    with _file(log) as file:
+        names, types = file.schema_arrow.names, file.schema_arrow.types
+        numeric = {name for name, type in zip(names, types, strict=True) if _is_number(type)}
+        place = long_columns(names)
+        if place is not None and names[place[2]] in numeric:
+            return _read_long(log, file, [names[i] for i in place if i is not None], options)
+        wanted = [name for name in names if name in numeric and options.wants(name) and names.count(name) == 1]
+        run = next(
+            (name for name in names if name in RUN_NAMES and _is_label(file.schema_arrow.field(name).type)), None
+        )
+        check_unpacked(8 * file.metadata.num_rows * len(wanted), log.size)
+        cells = {name: _Cells() for name in wanted}
+        run_names: dict[str, int] = {}
+        codes: list[NDArray[np.int64]] = []
+        rows = 0
+        for batch in _batches(log, file, wanted + ([run] if run else [])):
+            for name in wanted:
+                cells[name].add(batch.column(name), rows)
+            if run:
+                labels = batch.column(run).cast("string").fill_null("").dictionary_encode()
+                known = [run_names.setdefault(label, len(run_names)) for label in labels.dictionary.to_pylist()]
+                codes.append(np.array(known, dtype=np.int64)[labels.indices.to_numpy()])
+            rows += batch.num_rows
+    return Records(
+        "Parquet",
+        [cells[name].column(name, rows) for name in wanted],
+        rows,
+        names=names,
+        facts=facts_of(names),
+        runs=(list(run_names), np.concatenate(codes)) if len(run_names) > 1 else None,
+    )
+
+
+def _read_long(log: Log, file: Any, names: list[str], options: ReadOptions) -> Records:
+    """A table with one value a row; rows without a value are of other kinds of metrics."""
+    metric, step, value, *run = names
+    table = LongTable(options)
+    for batch in _batches(log, file, names):
+        batch = batch.filter(batch.column(value).is_valid())
+        numbers = (batch.column(name).cast("float64", safe=False).to_pandas() for name in (step, value))
+        table.add(batch.column(metric).to_pandas(), *numbers, *(batch.column(name).to_pandas() for name in run))
+    return table.records("Parquet, one value a row", file.schema_arrow.names)
+
+
+class _Cells:
+    """One column, batch by batch: its values, and the rows that hold one where not all do."""
+
+    def __init__(self) -> None:
+        self.values: list[NDArray[np.float64]] = []
+        self.rows: list[NDArray[np.int64]] = []
+
+    def add(self, array: Any, before: int) -> None:
+        if array.null_count and not self.rows:
+            self.rows.append(np.arange(before))
+        if self.rows or array.null_count:
+            self.rows.append(before + np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)))
+        present = array.drop_null().cast("float64", safe=False)
+        self.values.append(np.array(present.to_numpy(zero_copy_only=False)))  # a view would keep the batch
+
+    def column(self, name: str, rows: int) -> Column:
+        values = np.concatenate(self.values) if self.values else np.zeros(0)
+        self.values = []
+        return Column(name, values, np.concatenate(self.rows) if self.rows else None)
+
+
+def _batches(log: Log, file: Any, names: list[str]) -> Iterator[Any]:
+    done = 0
+    for batch in file.iter_batches(batch_size=_BATCH, columns=names):
+        yield batch
+        done += batch.num_rows
+        log.report(log.size * done // max(1, file.metadata.num_rows))
+
+
+def _is_number(type: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type))
+
+
+def _is_label(type: Any) -> bool:
+    import pyarrow as pa
+
+    of = type.value_type if pa.types.is_dictionary(type) else type
+    return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_integer(of))
+
+
+@contextlib.contextmanager
+def _file(log: Log) -> Iterator[Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RefineError("Parquet files need pyarrow: pip install 'lr-refine[parquet]'") from None
+    try:
+        with pq.ParquetFile(log.path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise RefineError(f"the Parquet file is damaged ({printable(error)}); copy it again") from None
+
+
+FORMAT = Format(
+    "parquet",
+    get="W&B: run.download_history_exports(folder); Neptune: its exporter; your own script (extra: parquet)",
+    lost="what the names do not say: --optimizer, --norm-kind",
+    sniff=lambda log: log.sample.startswith(b"PAR1"),
+    read=_read,
+)

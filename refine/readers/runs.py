@@ -1,0 +1,88 @@
+"""Which run is meant in a log that holds several, and what the names in it say of the framework that wrote them.
+
+Shared by the stores that all frameworks log to: TensorBoard, MLflow, DVCLive, trackio, Parquet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+from ..errors import RefineError
+from .base import Facts, ReadOptions, choose_run
+from .columns import find, layer, looks_like_norm
+
+__all__ = ["choose_by_id", "choose_with_norm", "facts_of", "is_norm"]
+
+_FRAMEWORKS: tuple[tuple[frozenset[str], Facts], ...] = (
+    (frozenset({"grad-norm", "lm loss"}), Facts("l2", "pre", "next_step")),  # Megatron-LM
+    (frozenset({"grad_norm", "loss_metrics/global_avg_loss"}), Facts("l2", "pre", "this_step")),  # torchtitan
+    (frozenset({"grad_2.0_norm_total"}), Facts(None, "pre", "this_step", from_zero=True)),  # Lightning
+    (frozenset({"grad_2.0_norm_total_step"}), Facts(None, "pre", "this_step", from_zero=True)),
+    (frozenset({"learning/raw_grad_norm"}), Facts("l2", "pre", from_zero=True)),  # MaxText
+    (frozenset({"learning/grad_norm"}), Facts("l2", "post", from_zero=True)),
+    (frozenset({"l2_norm/grad/global"}), Facts("l2", "post")),  # Composer
+    (frozenset({"gnorm", "wps"}), Facts("l2", "pre", "next_step", window_mean=True)),  # fairseq
+    (frozenset({"train/grad_norm", "train/epoch"}), Facts("l2", "pre")),  # transformers
+)
+
+
+def facts_of(names: Iterable[str]) -> Facts:
+    """What is known of the norms of the framework that logs under such names.
+
+    Examples
+    --------
+    >>> facts_of(["lm loss", "grad-norm", "learning-rate"])
+    Facts(norm_kind='l2', clipping='pre', lr_alignment='next_step', window_mean=False, from_zero=False)
+    >>> facts_of(["step", "grad_norm"]) == Facts()
+    True
+    """
+    present = set(names)
+    return next((facts for signs, facts in _FRAMEWORKS if signs <= present), Facts())
+
+
+@lru_cache(maxsize=100_000)
+def is_norm(name: str, options: ReadOptions) -> bool:
+    """Whether a name is that of the norm: the one that the caller names, else any that may be one.
+
+    Examples
+    --------
+    >>> is_norm("raw_grad_norm", ReadOptions()), is_norm("lr", ReadOptions()), is_norm("lr", ReadOptions(column="lr"))
+    (True, False, True)
+    """
+    if options.column is not None:
+        return name == options.column
+    known = any(find(role, [name]) for role in ("l2 before clipping", "l2", "l1", "dual"))
+    return known or looks_like_norm(name) or layer(name) is not None
+
+
+def choose_with_norm(names: Iterable[str], holds_norm: Callable[[str], bool], wanted: str | None) -> str:
+    """The run that is asked for, else the only one that holds a norm; any where none does.
+
+    Examples
+    --------
+    >>> choose_with_norm(["eval", "train"], lambda name: name == "train", None)
+    'train'
+    """
+    every = list(names)
+    if not every:
+        raise RefineError("the log holds no run with metrics; name another")
+    if wanted is not None or len(every) == 1:
+        return choose_run(every, wanted)
+    return choose_run([name for name in every if holds_norm(name)] or every[:1], None)
+
+
+def choose_by_id(runs: Mapping[str, str], holds_norm: Callable[[str], bool], wanted: str | None) -> str:
+    """Id of the run that is asked for by name or id; ``runs`` maps ids to names, and names may repeat.
+
+    Examples
+    --------
+    >>> choose_by_id({"a1": "x", "b2": "y"}, lambda run: True, "y"), choose_by_id({"a1": "x", "b2": "x"}, str, "b2")
+    ('b2', 'b2')
+    """
+    if wanted is not None and wanted in runs:
+        return wanted
+    count = Counter(runs.values())
+    ids = {name if count[name] == 1 else f"{name} ({run})": run for run, name in runs.items()}
+    return ids[choose_with_norm(ids, lambda label: holds_norm(ids[label]), wanted)]

@@ -1,0 +1,127 @@
+"""Hyper-parameters that stand in a log or beside it: which ones matter, and under which names.
+
+Files beside a log are JSON or YAML; YAML is read with ``yaml.safe_load`` where PyYAML is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["beside", "clip_threshold", "optimizer_name", "pick", "schedule_settings"]
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("optim", "optimizer", "optimizer_name", "optimizer_type", "opt"),
+    "learning_rate": ("learning_rate", "lr", "max_lr", "peak_lr", "base_lr"),
+    "schedule": ("lr_scheduler_type", "scheduler", "lr_schedule", "lr_scheduler", "lr_decay_style"),
+    "warmup_steps": ("warmup_steps", "lr_warmup_iters", "num_warmup_steps", "lr_warmup_steps", "warmup_iters"),
+    "clip": (
+        "max_grad_norm",
+        "grad_clip",
+        "gradient_clip_val",
+        "clip_grad",
+        "clip_grad_norm",
+        "max_norm",
+        "gradient_clipping",
+        "clip_norm",
+        "grad_norm_clip",
+    ),
+    "weight_decay": ("weight_decay", "wd"),
+    "momentum": ("momentum",),
+    "beta1": ("adam_beta1", "beta1", "adam_beta_1"),
+    "beta2": ("adam_beta2", "beta2", "adam_beta_2"),
+    "batch_size": ("global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size"),
+}
+_MAX_BYTES = 2**20
+
+
+def pick(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that matter here, under our names; scalars only, the shallowest of each name.
+
+    Examples
+    --------
+    >>> pick({"optim": "adamw_torch", "trainer": {"max_grad_norm": 1.0}, "seed": 1})
+    {'optimizer': 'adamw_torch', 'clip': 1.0}
+    """
+    flat = sorted(_flat(config), key=lambda item: item[0])
+    found: dict[str, Any] = {}
+    for role, names in _NAMES.items():
+        ranked = [
+            (depth, names.index(key), value)
+            for depth, key, value in flat
+            if key in names and isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+        ]
+        if ranked:
+            found[role] = min(ranked, key=lambda item: item[:2])[2]
+    return found
+
+
+def optimizer_name(settings: Mapping[str, Any]) -> str | None:
+    """Name of the optimizer, as the settings give it."""
+    name = settings.get("optimizer")
+    return name if isinstance(name, str) else None
+
+
+def clip_threshold(settings: Mapping[str, Any]) -> float | None:
+    """Threshold of norm clipping; None where unknown or off."""
+    return _positive(settings.get("clip"))
+
+
+def schedule_settings(settings: Mapping[str, Any]) -> tuple[float | None, int | None]:
+    """Peak learning rate and warmup steps, as far as the settings give them."""
+    warmup = _positive(settings.get("warmup_steps"))
+    return _positive(settings.get("learning_rate")), int(warmup) if warmup and warmup >= 1.0 else None
+
+
+def beside(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Settings of the first of the named JSON or YAML files that holds any; damaged ones are passed over."""
+    for name in names:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found = pick(_parsed(text, path.suffix))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if found:
+            return found
+    return {}
+
+
+def _parsed(text: str, suffix: str) -> dict[str, Any]:
+    if suffix == ".json":
+        value = json.loads(text)
+    else:
+        try:
+            import yaml
+        except ImportError:
+            return {}
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _flat(config: Mapping[Any, Any], depth: int = 0) -> Iterable[tuple[int, str, Any]]:
+    for key, value in config.items():
+        name = str(key).rsplit("/", 1)[-1].lower().replace("-", "_")
+        if isinstance(value, Mapping):
+            if set(value) <= {"value", "desc"} and "value" in value and not isinstance(value["value"], Mapping):
+                yield depth, name, value["value"]  # W&B
+            elif depth < 5:
+                yield from _flat(value, depth + 1)
+        else:
+            yield depth, name, value
+
+
+def _positive(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0.0 else None

@@ -1,0 +1,56 @@
+"""SQLite files, opened for reading only: the stores of MLflow and trackio."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import RefineError
+from ..files import printable
+from .opening import Log
+
+__all__ = ["columns_of", "connected", "is_sqlite"]
+
+_MAGIC = b"SQLite format 3\0"
+_JOURNAL_VERSION = slice(18, 19)
+_WAL = b"\2"
+_TABLE = "SELECT 1 FROM sqlite_master WHERE name = ? AND type = 'table' AND rootpage > 0 AND sql LIKE 'CREATE TABLE%'"
+
+
+def is_sqlite(log: Log) -> bool:
+    """Whether a log is an SQLite file, damaged or not."""
+    return log.sample.startswith(_MAGIC)
+
+
+def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    """Names of the stored columns of a table; none where there is no such table.
+
+    Views, virtual tables and computed columns are left out: they run code that comes with the file.
+    """
+    if database.execute(_TABLE, (table,)).fetchone() is None:
+        return set()
+    rows = database.execute(f'PRAGMA table_xinfo("{table}")')
+    return {name for _, name, _, _, _, _, hidden in rows if hidden == 0}
+
+
+@contextlib.contextmanager
+def connected(log: Log) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write; whatever SQLite says against the file becomes one line."""
+    uri = log.path.resolve().as_uri() + "?mode=ro"
+    journal = Path(f"{log.path}-wal")
+    if log.sample[_JOURNAL_VERSION] == _WAL and not (journal.is_file() and journal.stat().st_size):
+        uri += (
+            "&immutable=1"  # all is in the file: needs no -shm beside it, which could not be made in a read-only folder
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            database.text_factory = lambda data: data.decode(errors="replace")
+            database.execute("PRAGMA trusted_schema = OFF")
+            yield database
+    except sqlite3.Error as error:
+        raise RefineError(
+            f"the SQLite file cannot be read ({printable(error)}); "
+            "copy it again while no run writes to it, with the -wal file beside it"
+        ) from None

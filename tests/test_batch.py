@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from refine.cli.main import main
+
+from refine import RefineError, Schedule
+from refine.batch import fit_each, folder_names
+from refine.readers import ReadOptions
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three good logs, named from outside the folder that they are in."""
+    monkeypatch.chdir(tmp_path)
+    t = np.arange(1, 301)
+    names = []
+    for seed in range(3):
+        norms = (1 + 3 * np.exp(-t / 15)) * np.random.default_rng(seed).lognormal(sigma=0.1, size=300)
+        names.append(f"run{seed}.csv")
+        rows = "".join(f"{a},{b!r}\n" for a, b in zip(t.tolist(), norms.tolist(), strict=True))
+        (tmp_path / names[-1]).write_text("step,grad_norm\n" + rows)
+    return names
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_each_run_gets_the_folder_and_the_schedule_that_it_gets_alone(runs, tmp_path):
+    done = invoke("fit", *runs, "--each", "--out", "all", "--no-plot", "--optimizer", "sgd")
+    assert (done.exit_code, done.stderr) == (0, "")
+    head, *rows, last = done.stdout.splitlines()
+    assert head.split()[:5] == ["run", "points", "updates", "optimizer", "decision"]
+    assert [row.split()[0] for row in rows] == ["run0", "run1", "run2"]
+    assert last == "wrote     all/: a folder for each of 3 of 3 runs"
+    for name in runs:
+        alone = invoke("fit", name, "--out", "alone", "--no-plot", "--force", "--optimizer", "sgd")
+        assert alone.exit_code == 0
+        each = Schedule.load(f"all/{name[:-4]}/schedule.csv")
+        assert each.multiplier.tolist() == Schedule.load("alone/schedule.csv").multiplier.tolist()
+        assert each.provenance["source"] == str(tmp_path / name)
+
+
+def test_a_run_that_fails_stops_no_other(runs, tmp_path):
+    (tmp_path / "bad.csv").write_text("step,loss\n1,2\n")
+    done = invoke("fit", "bad.csv", *runs, "--each", "--out", "all", "--no-plot", "--json")
+    assert done.exit_code == 1
+    assert "bad.csv: no column is known to be a gradient norm" in done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["error"] is None for row in rows] == [False, True, True, True]
+    assert rows[1]["folder"] == "all/run0"
+    assert rows[1]["decision"] == "refined"
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run0", "run1", "run2"]
+
+
+def test_existing_results_are_refused_before_anything_is_read(runs, tmp_path):
+    assert invoke("fit", *runs, "--each", "--out", "all", "--no-plot").exit_code == 0
+    done = invoke("fit", *runs, "missing.csv", "--each", "--out", "all", "--no-plot")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "all/run0/schedule.csv exists; choose another folder with --out, or replace it with --force" in done.stderr
+
+
+def test_several_logs_without_each_are_pooled(runs, tmp_path):
+    done = invoke("fit", *runs, "--no-plot", "--json")
+    found = json.loads(done.stdout)
+    assert (found["pooled_logs"], found["source"]) == (3, "run0.csv, run1.csv, run2.csv")
+    (tmp_path / "loss.csv").write_text("step,loss\n1,2\n2,1\n")
+    done = invoke("fit", *runs, "loss.csv", "--no-plot", "--out", "x")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: loss.csv: no gradient norm, while 3 other logs hold norms")
+
+
+def test_rates_in_a_file_of_their_own_are_joined(runs, tmp_path):
+    rates = "".join(f"{t},{0.1 * min(t / 30, 1)!r}\n" for t in range(1, 301))
+    (tmp_path / "rates.csv").write_text("step,lr\n" + rates)
+    for order in ([runs[0], "rates.csv"], ["rates.csv", runs[0]]):
+        found = json.loads(invoke("fit", *order, "--no-plot", "--json", "--force").stdout)
+        assert (found["prior_peak_lr"], found["prior_warmup_steps"], found["columns"]["lr"]) == (0.1, 30, "lr")
+
+
+def test_options_of_each_need_it(runs):
+    done = invoke("fit", *runs, "--jobs", "2")
+    assert done.exit_code == 2
+    assert "--jobs, --engine and --address go with --each" in done.stderr
+    done = invoke("fit", *runs, "--each", "--address", "tcp://x", "--out", "y")
+    assert done.exit_code == 1
+    assert "--address is for --engine dask or ray" in done.stderr
+
+
+def test_folder_names_are_different_and_harmless():
+    assert folder_names(["a/x.csv", "b/x.csv", "/abs/y.json.gz"]) == ["a_x", "b_x", "y"]
+    assert folder_names(["x.csv", "x.csv", "../x.csv", "."]) == ["x", "x-2", "x-3", "log"]
+    assert folder_names(["s3://bucket/run.csv"]) == ["run"]
+    assert folder_names([".hidden", "-"]) == [".hidden", "-"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_cluster_gives_the_same(runs):
+    distributed = pytest.importorskip("distributed")
+    local = fit_each(runs, "local", ReadOptions(), {"optimizer": "sgd"}, plot=False)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        remote = fit_each(
+            runs, "remote", ReadOptions(), {"optimizer": "sgd"}, plot=False, engine="dask", address=address
+        )
+    assert [{**row, "folder": ""} for row in remote] == [{**row, "folder": ""} for row in local]
+    for name in ("run0", "run1", "run2"):
+        assert Schedule.load(f"remote/{name}/schedule.csv") == Schedule.load(f"local/{name}/schedule.csv")
+
+
+def test_a_missing_cluster_is_one_line(runs):
+    pytest.importorskip("distributed")
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        with pytest.raises(RefineError, match=r"--engine ray is not installed: pip install 'lr-refine\[ray\]'"):
+            fit_each(runs, "x", ReadOptions(), {}, engine="ray")
