@@ -214,31 +214,36 @@ class Rows:
 
     def _add(self, row: Mapping[str, Any], prefix: str, depth: int) -> None:
         for key, value in row.items():
-            name = f"{prefix}{key}"
+            name = f"{prefix}{key}" if prefix else str(key)
             if isinstance(value, Mapping):
                 if depth < 5:
                     self._add(value, f"{name}/", depth + 1)
                 continue
-            if name in RUN_NAMES and isinstance(value, str) and len(self._run_codes) == self.count:
-                self._run_codes.append(self._run_names.setdefault(value, len(self._run_names)))
-                continue
             wanted = self.names.get(name)
             if wanted is None:
-                wanted = self.names[name] = self.options.wants(name)
-            if wanted and value is not None and not isinstance(value, (bool, list, tuple)):
+                wanted = self.names[name] = name not in RUN_NAMES and self.options.wants(name)
+            if wanted:
                 self._append(name, value)
+            elif name in RUN_NAMES and isinstance(value, str) and len(self._run_codes) == self.count:
+                self._run_codes.append(self._run_names.setdefault(value, len(self._run_names)))
 
     def _append(self, name: str, value: Any) -> None:
-        if isinstance(value, str) and (match := _OF_TOTAL.fullmatch(value)):
-            value, self.planned_steps = float(match[1]), int(match[2])
-        got = number(value)
-        if got is None:
-            if isinstance(value, str) and not value.strip():
+        if type(value) is not float:
+            if value is None or isinstance(value, (bool, list, tuple)):
                 return
-            self._bad.setdefault(name, (self.count + 1, str(value)))
-            got = float("nan")
-        self._values.setdefault(name, array("d")).append(got)
-        self._rows.setdefault(name, array("q")).append(self.count)
+            if isinstance(value, str) and "/" in value and (match := _OF_TOTAL.fullmatch(value)):
+                value, self.planned_steps = match[1], int(match[2])
+            got = number(value)
+            if got is None:
+                if isinstance(value, str) and not value.strip():
+                    return
+                self._bad.setdefault(name, (self.count + 1, str(value)))
+                got = float("nan")
+            value = got
+        if name not in self._values:
+            self._values[name], self._rows[name] = array("d"), array("q")
+        self._values[name].append(value)
+        self._rows[name].append(self.count)
 
     def columns(self) -> list[Column]:
         """What was collected, in order of first appearance."""
@@ -255,7 +260,7 @@ class Rows:
     def records(self, format: str, facts: Facts | None = None, **more: Any) -> Records:
         """Everything collected, as records."""
         runs = None
-        if len(self._run_names) > 1:
+        if len(self._run_names.keys() - {""}) > 1:
             runs = (list(self._run_names), np.array(self._run_codes, dtype=np.int64))
         return Records(
             format,
@@ -283,9 +288,9 @@ def number(value: Any) -> float | None:
     >>> [number(v) for v in (2, "0.5", "Infinity", "1,234", "4.1K", "x", "")]
     [2.0, 0.5, inf, 1234.0, 4100.0, None, None]
     """
+    if isinstance(value, str) and ("_" in value or len(value) > 400):
+        return None  # float() takes 1_000
     try:
-        if isinstance(value, str) and "_" in value:
-            return None  # float() takes 1_000
         return float(value)
     except OverflowError:
         return float("inf")

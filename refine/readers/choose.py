@@ -354,8 +354,8 @@ def _total(records: Records, options: ReadOptions, steps: NDArray[np.int64]) -> 
     if last >= 0.95 * planned:
         return planned, []
     return planned, [
-        f"the log stops at step {last} of the {planned} that its run was planned for; "
-        "if it ended there, say --logged-steps"
+        f"the last norm is of step {last}, and the run was planned for {planned} updates; "
+        "if it ended earlier, say so with --logged-steps"
     ]
 
 

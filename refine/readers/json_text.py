@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -45,6 +46,7 @@ def objects(lines: Iterator[str]) -> Iterator[dict[str, Any] | None]:
             yield value if isinstance(value, dict) else None
 
 
+@lru_cache(maxsize=8)
 def first_objects(log: Log, most: int = 200) -> list[dict[str, Any]]:
     """Objects in the first lines of a text that holds JSON lines, at least in part; empty for any other."""
     if "{" not in log.text[:200_000]:
@@ -165,7 +167,11 @@ def _is_document(log: Log) -> bool:
     text = log.text.lstrip()
     if text[:1] == "[":
         return text[1:].lstrip()[:1] in ("{", "[", "]")
-    return text[:1] == "{" and not first_objects(log, 1)
+    if text[:1] != "{":
+        return False
+    first = first_objects(log, 1)
+    alone = "\n" not in text.strip() and log.size == len(log.sample)
+    return not first or (alone and any(isinstance(value, (list, dict)) for value in first[0].values()))
 
 
 LINES = Format(

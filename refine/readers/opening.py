@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import fnmatch
 import gzip
 import lzma
 import os
@@ -102,18 +103,20 @@ class Log:
         """First line that holds anything."""
         return next((line for line in self.text.splitlines() if line.strip()), "")
 
-    def files(self, pattern: str) -> list[Path]:
-        """Files below a folder whose name matches a glob pattern, sorted; links to folders are not followed."""
-        import fnmatch
-
+    @cached_property
+    def _entries(self) -> list[Path]:
+        """Files and links below a folder; links to folders are not followed."""
         found, seen = [], 0
         for folder, folders, names in os.walk(self.path, followlinks=False):
-            folders.sort()
             seen += len(names) + len(folders)
             if seen > MAX_ENTRIES:
                 raise RefineError(f"the folder holds more than {MAX_ENTRIES:,} files; name the log in it")
-            found += [path for name in fnmatch.filter(names, pattern) if (path := Path(folder, name)).is_file()]
+            found += [Path(folder, name) for name in names]
         return sorted(found)
+
+    def files(self, pattern: str) -> list[Path]:
+        """Files below a folder whose name matches a glob pattern, sorted."""
+        return [path for path in self._entries if fnmatch.fnmatch(path.name, pattern) and path.is_file()]
 
     def report(self, done: int) -> None:
         """Tell how many bytes have been read."""

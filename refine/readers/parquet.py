@@ -123,7 +123,7 @@ def _file(log: Log) -> Iterator[Any]:
     except ImportError:
         raise RefineError("Parquet files need pyarrow: pip install 'lr-refine[parquet]'") from None
     try:
-        with pq.ParquetFile(log.path) as file:
+        with pq.ParquetFile(log.path, pre_buffer=False, buffer_size=2**20) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise RefineError(f"the Parquet file is damaged ({printable(error)}); copy it again") from None

@@ -85,11 +85,10 @@ class _Reader:
             for event in _events(path, report):
                 for value in event.summary.value:
                     role = self._roles.get(value.tag) or self._role(value)
-                    if role:
+                    if role != "-":
                         self._add(role, event.step, value)
                 if event.HasField("session_log") and event.session_log.status == _START:
-                    purged = self.series.purge(event.step)
-                    self.dropped["purged by a restart"] += purged
+                    self.dropped["purged by a restart"] += self.series.purge(event.step)
         except DamagedRecord as damage:
             reason = "truncated last record" if damage.truncated else "damaged records"
             self.dropped[reason] += 1
@@ -115,9 +114,9 @@ class _Reader:
         if role == "scalar":
             plain = value.HasField("simple_value")
             self.series.add(value.tag, step, value.simple_value if plain else _scalar(value.tensor))
-        elif role == "histogram" and not self._has_norm and value.histo.sum_squares >= 0.0:
+        elif role == "histogram" and not self._has_norm:
             name = self._histograms.setdefault(value.tag, f"gradient_norms/{value.tag}")  # l2 of a layer, by name
-            self.series.add(name, step, math.sqrt(value.histo.sum_squares))
+            self.series.add(name, step, math.sqrt(max(value.histo.sum_squares, 0.0)))
         elif role == "text":
             self.settings = {**_json(value.tensor.string_val), **self.settings}
 

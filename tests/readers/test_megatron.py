@@ -49,7 +49,7 @@ def test_resumed_run_wins_and_validation_lines_are_none(make_log):
 def test_unfinished_run(make_log):
     norms = read_norms(make_log("".join(line(s, "1.000", total=400) for s in (10, 20))))
     assert norms.total_steps == 400
-    assert "stops at step 20 of the 400" in norms.source.notes[0]
+    assert "the last norm is of step 20, and the run was planned for 400 updates" in norms.source.notes[0]
 
 
 @pytest.mark.parametrize("cut", range(5, 60, 6))

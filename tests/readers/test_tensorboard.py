@@ -158,6 +158,14 @@ def test_torch_writer(writer, tmp_path):
     assert not any("histogram" in note for note in norms.source.notes)
 
 
+def test_lightning_counts_from_zero(make_log):
+    events = [scalar(tag, t, 1 / (t + 1)) for t in range(4, 50, 5) for tag in ("grad_2.0_norm_total", "lr-AdamW")]
+    norms = read_norms(make_log(framed(START, *events), "tfevents"))
+    assert norms.steps.tolist() == list(range(5, 51, 5))
+    assert norms.values.tolist() == f32(1 / norms.steps)
+    assert (norms.source.clipping, norms.source.lr_alignment, norms.source.optimizer) == ("pre", "this_step", "adam")
+
+
 def test_histograms_of_several_tensors(writer, tmp_path):
     torch = pytest.importorskip("torch")
     draw = torch.Generator().manual_seed(0)
