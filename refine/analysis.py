@@ -193,8 +193,12 @@ def refined_schedule(
 
     reflected = smooth(norms.values, fraction=smoothing)
     smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if mode == "paper" else reflected
-    candidate = _candidate(mode, norms, smoothed, family, prior, steps)
+    oddities = examine(norms, reflected).warnings
     yardstick = _Yardstick(norms, reflected, family, steps)
+    best_linear, best_cosine = (
+        yardstick.best(baseline(steps, warmup_steps=warmup_steps).multiplier) for baseline in (linear, cosine)
+    )
+    candidate = _candidate(mode, norms, smoothed, family, prior, steps)
     values = {} if mode == "linear" else _flag_values(candidate, norms, reflected, family, yardstick)
     linear_instead = mode == "refined" and guard and any(flag.advises_linear for flag in check(values))
     if linear_instead:
@@ -233,16 +237,12 @@ def refined_schedule(
         smoothed=smoothed,
         warmup_steps=warmup_steps,
         prior=prior,
-        gain_over_linear=yardstick.best(linear(steps, warmup_steps=warmup_steps).multiplier) / own,
-        gain_over_cosine=yardstick.best(cosine(steps, warmup_steps=warmup_steps).multiplier) / own,
+        gain_over_linear=best_linear / own,
+        gain_over_cosine=best_cosine / own,
         peak_lr_ratio=ratio,
         flags=check({**values, "dip before peak": dip_before_peak(multiplier), "peak LR ratio": ratio}),
         assumptions=tuple(assumptions),
-        notes=(
-            *norms.source.notes,
-            *examine(norms, reflected).warnings,
-            *_notes(norms, family, prior, warmup_steps, steps),
-        ),
+        notes=(*norms.source.notes, *oddities, *_notes(norms, family, prior, warmup_steps, steps)),
     )
 
 

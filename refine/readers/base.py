@@ -25,7 +25,7 @@ from .columns import RUN_NAMES, may_matter
 if TYPE_CHECKING:
     from .opening import Log
 
-__all__ = ["Column", "Facts", "Format", "ReadOptions", "Records", "Rows", "choose_run", "number"]
+__all__ = ["Column", "Facts", "Format", "Growing", "ReadOptions", "Records", "Rows", "choose_run", "number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,40 @@ class Format:
     lost: str
     sniff: Callable[[Log], bool]
     read: Callable[[Log, ReadOptions], Records]
+
+
+class Growing:
+    """A column that grows chunk by chunk, in place: a list of chunks would need twice the memory.
+
+    Examples
+    --------
+    >>> growing = Growing()
+    >>> growing.add(np.array([1.0, 2.0]), np.array([True, True]))
+    >>> growing.add(np.array([3.0, 0.0]), np.array([True, False]))
+    >>> column = growing.column("grad_norm")
+    >>> column.values.tolist(), column.rows.tolist()
+    ([1.0, 2.0, 3.0], [0, 1, 2])
+    """
+
+    def __init__(self) -> None:
+        self._values: array[float] = array("d")
+        self._rows: array[int] | None = None
+        self._count = 0
+
+    def add(self, values: NDArray[np.float64], present: NDArray[np.bool_]) -> None:
+        """Add a chunk of rows; ``present`` marks those that hold a value. Both (k,)."""
+        whole = bool(present.all())
+        if self._rows is None and not whole:  # until now every row held one
+            self._rows = array("q", np.arange(self._count, dtype=np.int64).tobytes())
+        if self._rows is not None:
+            self._rows.frombytes((self._count + np.flatnonzero(present)).astype(np.int64).tobytes())
+        self._values.frombytes((values if whole else values[present]).astype(np.float64, copy=False).tobytes())
+        self._count += present.size
+
+    def column(self, name: str, bad: tuple[int, str] | None = None) -> Column:
+        """Everything that was added."""
+        rows = None if self._rows is None else np.frombuffer(self._rows, dtype=np.int64)
+        return Column(name, np.frombuffer(self._values, dtype=np.float64), rows, bad=bad)
 
 
 class Rows:

@@ -293,8 +293,9 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     if every is not None and given is not None:
         raise RefineError("--every and --step-column exclude each other; --every is for logs without a step column")
     if norm.steps is not None:
-        if given is not None:
-            raise RefineError("--step-column is for tables; every value of this log has its own step")
+        if given is not None or every is not None:
+            option = "--every" if given is None else "--step-column"
+            raise RefineError(f"{option} is for tables; every value of this log has its own step: leave it out")
         return _Axis("step", None, 1, shift), []
     if given is not None:
         candidates = [_by_name(records, given, "--step-column")]

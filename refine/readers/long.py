@@ -70,11 +70,11 @@ class Series:
         self._values[name].frombytes(np.ascontiguousarray(values, dtype=np.float64).tobytes())
 
     def purge(self, step: float) -> int:
-        """Drop what was logged at a step or later; returns how many values of norms, rates and losses that were."""
+        """Drop what was logged at a step or later; returns how many rows that were, of the metric with most."""
         count = 0
         for name, steps in self._steps.items():
             kept = np.frombuffer(steps, dtype=np.float64) < step
-            count += int(np.count_nonzero(~kept))
+            count = max(count, int(np.count_nonzero(~kept)))
             values = np.frombuffer(self._values[name], dtype=np.float64)
             self._steps[name], self._values[name] = array("d", np.frombuffer(steps)[kept]), array("d", values[kept])
         return count

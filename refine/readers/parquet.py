@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import RefineError
 from ..files import printable
 from .arrays import check_unpacked
-from .base import Column, Format, ReadOptions, Records
+from .base import Format, Growing, ReadOptions, Records
 from .columns import RUN_NAMES
 from .long import LongTable, long_columns
 from .opening import Log
@@ -40,13 +40,13 @@ def _read(log: Log, options: ReadOptions) -> Records:
             (name for name in names if name in RUN_NAMES and _is_label(file.schema_arrow.field(name).type)), None
         )
         check_unpacked(8 * file.metadata.num_rows * len(wanted), log.size)
-        cells = {name: _Cells() for name in wanted}
+        cells = {name: Growing() for name in wanted}
         run_names: dict[str, int] = {}
         codes: list[NDArray[np.int64]] = []
         rows = 0
         for batch in _batches(log, file, wanted + ([run] if run else [])):
             for name in wanted:
-                cells[name].add(batch.column(name), rows)
+                cells[name].add(*_numbers(batch.column(name)))
             if run:
                 labels = batch.column(run).cast("string").fill_null("").dictionary_encode()
                 known = [run_names.setdefault(label, len(run_names)) for label in labels.dictionary.to_pylist()]
@@ -54,7 +54,7 @@ def _read(log: Log, options: ReadOptions) -> Records:
             rows += batch.num_rows
     return Records(
         "Parquet",
-        [cells[name].column(name, rows) for name in wanted],
+        [cells[name].column(name) for name in wanted],
         rows,
         names=names,
         facts=facts_of(names),
@@ -73,33 +73,17 @@ def _read_long(log: Log, file: Any, names: list[str], options: ReadOptions) -> R
     return table.records("Parquet, one value a row", file.schema_arrow.names)
 
 
-class _Cells:
-    """One column, batch by batch: its values, and the rows that hold one where not all do."""
-
-    def __init__(self) -> None:
-        self.values: list[NDArray[np.float64]] = []
-        self.rows: list[NDArray[np.int64]] = []
-
-    def add(self, array: Any, before: int) -> None:
-        if array.null_count and not self.rows:
-            self.rows.append(np.arange(before))
-        if self.rows or array.null_count:
-            self.rows.append(before + np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)))
-        present = array.drop_null().cast("float64", safe=False)
-        self.values.append(np.array(present.to_numpy(zero_copy_only=False)))  # a view would keep the batch
-
-    def column(self, name: str, rows: int) -> Column:
-        values = np.concatenate(self.values) if self.values else np.zeros(0)
-        self.values = []
-        return Column(name, values, np.concatenate(self.rows) if self.rows else None)
-
-
 def _batches(log: Log, file: Any, names: list[str]) -> Iterator[Any]:
     done = 0
     for batch in file.iter_batches(batch_size=_BATCH, columns=names):
         yield batch
         done += batch.num_rows
         log.report(log.size * done // max(1, file.metadata.num_rows))
+
+
+def _numbers(cells: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    present = cells.is_valid().to_numpy(zero_copy_only=False)
+    return cells.cast("float64", safe=False).to_numpy(zero_copy_only=False), present
 
 
 def _is_number(type: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Column, Format, ReadOptions, Records
+from .base import Column, Format, Growing, ReadOptions, Records
 from .columns import RUN_NAMES
 from .long import LongTable, long_columns
 from .opening import Log
@@ -86,7 +85,7 @@ def read_table(log: Log, options: ReadOptions) -> Records:
             repeated |= parts[i].parse(chunk[i], rows)
         keep = ~repeated
         for i in load:
-            parts[i].keep(keep, rows - repeated_headers)
+            parts[i].keep(keep)
         if runs_at is not None:
             labels = chunk[runs_at].astype(str)[keep]
             run_codes.append(labels.map(lambda text: run_names.setdefault(text, len(run_names))).to_numpy(np.int64))
@@ -94,7 +93,7 @@ def read_table(log: Log, options: ReadOptions) -> Records:
         repeated_headers += int(np.count_nonzero(repeated))
     if not rows:
         raise RefineError("the file holds a header and no rows; name a log of a finished run")
-    columns = {i: parts[i].column(names[i], rows - repeated_headers) for i in load}
+    columns = {i: parts[i].growing.column(names[i], parts[i].bad) for i in load}
     dropped = {"repeated header": repeated_headers} if repeated_headers else {}
     if layout.cut:
         dropped["truncated last line"] = 1
@@ -139,10 +138,8 @@ class _Cells:
     def __init__(self, name: str | None, decimal: str) -> None:
         self.name = name
         self.decimal = decimal
-        self.values: array[float] = array("d")  # grows in place: a list of chunks would need twice the memory
-        self.rows: list[NDArray[np.int64]] = []
+        self.growing = Growing()
         self.bad: tuple[int, str] | None = None
-        self.full = True
 
     def parse(self, cells: pd.Series[Any], before: int) -> NDArray[np.bool_]:
         """Numbers of a chunk; returns the rows that repeat the column's name."""
@@ -166,21 +163,9 @@ class _Cells:
                     self.bad = (before + int(row) + 1, text)
         return repeated
 
-    def keep(self, keep: NDArray[np.bool_], before: int) -> None:
+    def keep(self, keep: NDArray[np.bool_]) -> None:
         """Take the parsed chunk in, without the rows that are left out."""
-        present = self.present[keep]
-        if self.full and not present.all():  # until now every row held one: write that out
-            self.full = False
-            self.rows = [np.arange(before)]
-        chosen = self.chunk if present.all() and keep.all() else self.chunk[keep][present]
-        self.values.frombytes(chosen.tobytes())
-        if not self.full:
-            self.rows.append(before + np.flatnonzero(present))
-
-    def column(self, name: str, rows: int) -> Column:
-        """Everything that was taken in."""
-        values = np.frombuffer(self.values, dtype=np.float64)
-        return Column(name, values, None if self.full else np.concatenate(self.rows), bad=self.bad)
+        self.growing.add(self.chunk[keep], self.present[keep])
 
 
 def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int]) -> Iterator[pd.DataFrame]:
@@ -220,6 +205,8 @@ def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int])
             f"the first row has more than the {width} fields of the first line; repair the file"
         ) from None
     except pd.errors.ParserError as error:
+        if not any(options.wants(name) for name in layout.names):
+            raise RefineError("the text is no table, and none of the formats that refine formats lists") from None
         detail = printable(str(error).removeprefix("Error tokenizing data. C error: ").strip())
         raise RefineError(f"the rows do not fit the first line ({detail}); repair the file") from None
     except UnicodeDecodeError as error:
