@@ -3,12 +3,14 @@ import pkgutil
 import re
 import subprocess
 import sys
+import types
 from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
 import refine
+from refine import RefineError, read_norms
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(refine.__path__, "refine.") if m.name != "refine.cli.__main__")
 HEAVY = ("numpy", "scipy", "pandas", "matplotlib", "torch")
@@ -93,3 +95,31 @@ def test_readme_python_runs(root, tmp_path):
     subprocess.run([sys.executable, "-m", "refine.cli", "fit", "data/digits_sgd.csv"], cwd=tmp_path, check=True)
     python(script, tmp_path)
     assert (tmp_path / "refined" / "refined_schedule.py").is_file()
+
+
+def test_the_reader_in_contributing_works(root, make_log, monkeypatch):
+    """A format is one file and one registry line."""
+    from refine import readers
+
+    (text,) = re.findall(r"```python\n(.*?)```", (root / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    acme = types.ModuleType("refine.readers.acme")
+    acme.__package__ = "refine.readers"
+    exec(text, acme.__dict__)
+    lines = "".join(f"acme> upd={t} |g|={0.5 + t / 100} eta={1e-3 * t} mem=3GB\n" for t in range(1, 30))
+    log = make_log(f"hello\n{lines}", name="out.txt")
+    with pytest.raises(RefineError):
+        read_norms(log)
+    monkeypatch.setattr(readers, "FORMATS", (acme.FORMAT, *readers.FORMATS))
+    norms = read_norms(log)
+    assert norms.values.tolist() == [0.5 + t / 100 for t in range(1, 30)]
+    assert norms.learning_rate.tolist() == [1e-3 * t for t in range(1, 30)]
+    assert (norms.source.format, norms.source.clipping, norms.kind) == ("Acme console log", "pre", "l2")
+
+
+def test_every_reader_has_a_test_and_a_row_in_the_readme_or_formats(root):
+    from refine.readers import FORMATS
+
+    modules = {format.read.__module__.rsplit(".", 1)[-1] for format in FORMATS}
+    tested = {path.stem.removeprefix("test_") for path in (root / "tests" / "readers").glob("test_*.py")}
+    assert modules - tested <= {"table", "json_text"}
+    assert len({format.name for format in FORMATS}) == len(FORMATS)

@@ -25,6 +25,7 @@ __all__ = ["Sample", "gather", "leveldb_record", "tfrecord"]
 
 _LONGEST_TEXT = 2**15
 _LARGEST = 2**18
+_SMALLEST = 64
 _STEPS = 40
 
 
@@ -48,7 +49,9 @@ def gather(folders: Iterable[Path]) -> list[Sample]:
 
 def _in_folder(root: Path) -> Iterator[Sample]:
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.suffix not in (".md", ".gz") and not path.name.endswith(("-shm", "-wal")):
+        if path.is_file():
+            if path.suffix in (".md", ".gz") or path.name.endswith(("-shm", "-wal")) or path.stat().st_size < _SMALLEST:
+                continue
             yield Sample(path.name, {"": _head(path)})
         elif path.is_dir():
             inside = [part for part in sorted(path.rglob("*")) if part.is_file()]
@@ -75,7 +78,7 @@ _LINES = {
     "loss scale: 1.0 | grad norm: {norm:.3f} | number of skipped iterations: 0 |",
     "nemo.log": "Training epoch 0, iteration {t}/40 | lr: {lr} | reduced_train_loss: {loss} | grad norm: {norm}",
     "titan.log": "\x1b[32m[titan] - INFO - step: {t:2}  loss: {loss:7.4f}  grad_norm: {norm:7.4f}  memory: 1GiB\x1b[0m",
-    "fairseq.log": "2024 | INFO | train_inner | epoch 001: {t} / 40 loss={loss}, num_updates={t}, lr={lr}, gnorm={norm}",
+    "fairseq.log": "2024 | INFO | train_inner | epoch 001: {t} / 40 loss={loss}, num_updates={t}, lr={lr}, gnorm={norm}, wall=1",
     "olmo.log": "INFO [step={t}/40,epoch=1]\n    optim/total grad norm={norm}\n    optim/LR (group 0)={lr}",
     "nanotron.log": "[INFO|DP=0]: iteration: {t} / 40 | consumed_tokens: {t}.1K | grad_norm: {norm:.3} | lr: {lr}",
     "lingua.log": "0: INFO step: {t}  acc: 0  loss: {loss}  grad: {norm:.2e}  lr: {lr:.2e}",
@@ -104,13 +107,13 @@ _LINES = {
     "runs.csv": "a,{t},{norm},{lr},{loss}\nb,{t},{norm},{lr},{loss}",
     "semicolons.csv": "{t};{norm};{lr}",
     "quoted.csv": '"{t}","{norm}","{norm}","{norm}"',
-    "lightning/version_0/metrics.csv": "0,{t},,{norm},{norm},{lr}",
+    "lightning/version_0/metrics.csv": "0,,{norm},{norm},{lr},{t}",
 }
 _HEADS = {
     "runs.csv": "run,step,grad_norm,lr,loss",
     "semicolons.csv": "step;grad_norm;lr",
     "quoted.csv": '"Step","a - b - train/grad_norm","a - b - train/grad_norm__MIN","a - b - train/grad_norm__MAX"',
-    "lightning/version_0/metrics.csv": "epoch,step,grad_1.0_norm_total_epoch,grad_2.0_norm/w,grad_2.0_norm_total,lr-SGD",
+    "lightning/version_0/metrics.csv": "epoch,grad_1.0_norm_total_epoch,grad_2.0_norm/w,grad_2.0_norm_total,lr-SGD,step",
 }
 _YAML = b"optimizer: sgd\nlr: 0.1\nmax_grad_norm: 1.0\ntrainer:\n  warmup_steps: 3\nwhen: 2024-01-01\n"
 

@@ -1,0 +1,238 @@
+"""Mutate every sample log and read it: anything but norms or a `RefineError` of one line is a bug.
+
+    python tests/fuzz/fuzz_readers.py [--seconds 600 | --inputs 100000] [--seed 0] [--samples DIR ...]
+
+Input i of a seed is always the same. Each is read as `refine inspect` and `refine convert` do, in a worker process
+with warnings as errors, 10 seconds and 6 GB of memory; what fails is kept in a folder, with its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mutations import Case, Link, mutated
+from samples import Sample, gather
+
+from refine import RefineError, read_norms, refined_schedule
+from refine.export.tidy import tidy_csv
+from refine.health import inspect
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = [ROOT.parent / "shared/formats", ROOT.parent / "shared/logs", ROOT / "data"]
+LIMIT_S = 10.0
+LIMIT_BYTES = 6 * 2**30
+LONGEST_ERROR = 1000
+SMALL_RUN = 100_000
+
+
+class _Hang(BaseException):
+    """Not to be caught by a reader."""
+
+
+def examine(path: Path, case: Case, companions: Sequence[Path]) -> str:
+    """Read an input as the commands do: "read" or "refused"; raises whatever is wrong."""
+    try:
+        norms = read_norms(path, *companions, **{"extras": True, **case.options})
+    except RefineError as error:
+        text = str(error)
+        assert text.isprintable(), f"control characters in the error: {text!r}"
+        assert len(text) <= LONGEST_ERROR, f"an error of {len(text)} characters: {text}"
+        return "refused"
+    found = inspect(norms)
+    summary = found.summary()
+    assert all(line.isprintable() for line in summary.split("\n")), f"control characters in the summary: {summary!r}"
+    json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    "".join(tidy_csv(norms)).encode()
+    if norms.total_steps <= SMALL_RUN:
+        refined_schedule(norms, optimizer="adam")
+    return "read"
+
+
+def lay_out(folder: Path, case: Case) -> tuple[Path, list[Path]]:
+    """Write an input below a folder; returns its path and those of its companions."""
+    top = folder / case.name
+    for place, content in case.files.items():
+        path = top / place if place else top
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.mkdir()
+        elif content is ...:
+            os.mkfifo(path)
+        elif isinstance(content, Link):
+            path.symlink_to(content.target)
+        else:
+            path.write_bytes(content)
+    if case.companion is None:
+        return top, []
+    companion = folder / "companion"
+    companion.write_bytes(case.companion)
+    return top, [companion]
+
+
+def one(seed: int, index: int, samples: Sequence[Sample], folder: Path) -> tuple[str, float, str]:
+    """Outcome of one input, its seconds, and the traceback of a bug."""
+    case = mutated(Random(f"{seed}:{index}"), samples)
+    try:
+        path, companions = lay_out(folder, case)
+    except (OSError, ValueError):  # no such file can be
+        return "refused", 0.0, ""
+    started = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        outcome, detail = examine(path, case, companions), ""
+    except _Hang:
+        outcome, detail = "hang", traceback.format_exc()
+    except BaseException:
+        outcome, detail = "uncaught", traceback.format_exc()
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return outcome, time.perf_counter() - started, detail
+
+
+def work(pipe: Connection, seed: int, folders: list[Path], temporary: Path) -> None:
+    """Examine the inputs that the parent names, one by one, until it hangs up."""
+    samples = gather(folders)
+
+    def hang(*_: Any) -> None:
+        raise _Hang
+
+    signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("error")
+    folder = temporary / str(os.getpid())
+    while (index := pipe.recv()) is not None:
+        folder.mkdir()
+        pipe.send((index, *one(seed, index, samples, folder)))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that is restarted when it hangs or dies."""
+
+    arguments: tuple[int, list[Path], Path]
+    index: int = -1
+    since: float = 0.0
+    pipe: Any = field(init=False)
+    process: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, *self.arguments))
+        self.process.start()
+        theirs.close()
+
+    def give(self, index: int) -> None:
+        self.index, self.since = index, time.monotonic()
+        self.pipe.send(index)
+
+    def restarted(self) -> Worker:
+        self.process.kill()
+        self.process.join()
+        return Worker(self.arguments)
+
+
+def _where(detail: str) -> str:
+    """The last line of a traceback, and the last place in refine."""
+    places = re.findall(r'File ".*/(refine/.*)", line (\d+)', detail)
+    return f"{':'.join(places[-1]) if places else ''} {detail.strip().splitlines()[-1][:160]!r}"
+
+
+def run(seed: int, inputs: int, seconds: float, folders: list[Path], jobs: int) -> bool:
+    """Examine inputs until either limit; prints the summary and returns whether all went well."""
+    kept = Path(tempfile.mkdtemp(prefix="refine-fuzz-"))
+    fast = Path("/dev/shm")
+    temporary = Path(tempfile.mkdtemp(prefix="refine-fuzz-", dir=fast if fast.is_dir() else None))
+    samples = gather(folders)
+    counts: Counter[str] = Counter()
+    bugs: dict[str, list[int]] = defaultdict(list)
+    slowest, begun, following = (0.0, -1), time.monotonic(), 0
+    workers = [Worker((seed, folders, temporary)) for _ in range(jobs)]
+
+    def done(index: int, outcome: str, took: float, detail: str) -> None:
+        nonlocal slowest
+        counts[outcome] += 1
+        slowest = max(slowest, (took, index))
+        if detail:
+            bugs[_where(detail)].append(index)
+            folder, case = kept / f"{outcome}-{seed}-{index}", mutated(Random(f"{seed}:{index}"), samples)
+            lay_out(folder / "input", case)
+            (folder / "traceback.txt").write_text(f"{detail}\n{case.options}\n", errors="backslashreplace")
+
+    try:
+        for worker in workers:
+            worker.give(following)
+            following += 1
+        while any(worker.index >= 0 for worker in workers):
+            ready = wait([worker.pipe for worker in workers if worker.index >= 0], timeout=1.0)
+            for place, worker in enumerate(workers):
+                late = worker.index >= 0 and time.monotonic() - worker.since > 2 * LIMIT_S + 10.0
+                if worker.pipe in ready or late:
+                    try:
+                        if late:
+                            raise TimeoutError
+                        done(*worker.pipe.recv())
+                    except (EOFError, OSError) as error:
+                        what = "hang" if isinstance(error, TimeoutError) else "uncaught"
+                        done(worker.index, what, LIMIT_S, f"the worker was killed: {what}")
+                        workers[place] = worker = worker.restarted()
+                    if following < inputs and time.monotonic() - begun < seconds:
+                        worker.give(following)
+                        following += 1
+                    else:
+                        worker.index = -1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        shutil.rmtree(temporary, ignore_errors=True)
+    wrong = counts["uncaught"] + counts["hang"]
+    for text, indices in sorted(bugs.items()):
+        print(f"{len(indices):6} x {text}, first input {indices[0]}")
+    print(
+        f"seed {seed}, {len(samples)} samples: {counts.total():,} inputs "
+        f"in {time.monotonic() - begun:.0f} s: {counts['refused']:,} refused, {counts['read']:,} read, "
+        f"{counts['uncaught']} uncaught, {counts['hang']} hangs over {LIMIT_S:g} s; "
+        f"slowest {slowest[0]:.2f} s (input {slowest[1]})" + (f"; see {kept}" if wrong else "")
+    )
+    if not wrong:
+        kept.rmdir()
+    return not wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--inputs", type=int, default=None, help="default: 10000, or without limit given --seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=Path, action="append", help="folders of samples beside those made here")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    inputs = given.inputs or (10_000 if given.seconds == float("inf") else sys.maxsize)
+    folders = [folder for folder in given.samples or SAMPLES if folder.is_dir()]
+    sys.exit(0 if run(given.seed, inputs, given.seconds, folders, given.jobs) else 1)
+
+
+if __name__ == "__main__":
+    main()
