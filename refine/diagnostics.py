@@ -68,6 +68,11 @@ class Flag:
             "reason": rule.reason,
         }
 
+    def row(self, state: str) -> str:
+        """A row of the table that commands print."""
+        value = "unknown" if self.value is None else f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
+        return f"{self.rule.name:17}{value:>9}   {self.rule.advice:24}{state}"
+
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"
         return f"{self.rule.name} is {shown}, {self.rule.side} {self.rule.threshold:g}: {self.rule.reason}"

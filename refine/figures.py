@@ -151,9 +151,11 @@ def plot_log(norms: GradientNorms, *, smoothing: float = 0.1) -> Figure:
         lower.plot(*_broken(norms.updates[chosen], norms.learning_rate[chosen]), color=_COLOURS[0], linewidth=1.3)
         lower.set_xlim(0, norms.total_steps)
         lower.set_ylim(bottom=0.0)
-        lower.set_xlabel("update")
         lower.set_ylabel("learning rate")
+        _style(lower)
     plot_norms(norms, smooth(norms.values, fraction=smoothing), ax=upper)
+    upper.set_xlabel("")
+    figure.axes[-1].set_xlabel("update of the logged run")
     plateau = clipping_plateau(norms.values)
     if plateau is not None:
         upper.axhline(plateau.value, color=_COLOURS[4], linewidth=1.0, linestyle="--", label="clipped here")
@@ -247,13 +249,17 @@ def _broken(at: NDArray[np.int64], *columns: NDArray[np.float64]) -> list[NDArra
     return [np.insert(column.astype(np.float64), gaps, np.nan) for column in (at, *columns)]
 
 
-def _finish(ax: Axes) -> None:
+def _style(ax: Axes) -> None:
     from matplotlib.ticker import StrMethodFormatter
 
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="#e6e6e6", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _finish(ax: Axes) -> None:
+    _style(ax)
     handles = [*ax.get_lines(), *(c for c in ax.collections if not str(c.get_label()).startswith("_child"))]
     # Names come from files: a leading "_" must not hide them, nor "$" start a formula.
     labels = [printable(h.get_label(), limit=60) for h in handles]

@@ -68,8 +68,9 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
     if not folder.exists():
         _make_folders(folder.parent, made)
         if not folder.exists():  # as "a/.." does once there is an "a"
-            folder.mkdir()
-            made.append(folder)
+            with suppress(FileExistsError):  # another process made it meanwhile
+                folder.mkdir()
+                made.append(folder)
 
 
 def printable(text: object, *, limit: int = 200) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -30,6 +31,15 @@ FEW_DIGITS = 3
 
 MANY_DIGITS = 7
 """Norms of so many significant digits do not equal each other by chance."""
+
+
+_DROPPED = (
+    ("non-finite", "norms are not finite", "dropped, the update was skipped or the loss scale overflowed"),
+    ("overflow mark", "norms are DeepSpeed's mark for one that is not finite", "dropped"),
+    ("superseded", "rows were logged again", "the later ones are kept, as a resumed run wants it"),
+)
+
+_STATES = {"fall back": "WOULD FALL BACK", "warn": "WARN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +83,19 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     """
     values = norms.values
     level = smooth(values) if smoothed is None else smoothed
-    ratio = values / level
+    with np.errstate(over="ignore"):
+        ratio = np.minimum(values / level, np.finfo(np.float64).max)
     gaps = np.diff(norms.steps)
     plateau = clipping_plateau(values)
     repeated = int(np.count_nonzero(values[1:] == values[:-1]))
     digits = _digits(values)
     gap_ratio = float(gaps.max() / norms.stride)
-    warnings = []
+    warnings = [
+        f"{norms.dropped[reason]} {what}, steps {first} to {last}: {remedy}"
+        for reason, what, remedy in _DROPPED
+        if reason in norms.dropped
+        for first, last in [norms.dropped_at.get(reason, (0, 0))]
+    ]
     if plateau is not None:
         warnings.append(
             f"{100 * plateau.share:.0f} % of the norms are at their maximum {plateau.value:g}: they were logged after "
@@ -221,14 +237,16 @@ class Inspection:
             ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
             ("losses", f"{d['losses']:,}"),
             ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
-            *(
-                (flag.rule.name, f"{flag.value:.4g} ({flag.rule.advice})")
-                for flag in self.flags
-                if flag.value is not None
-            ),
+            *(("guard", flag.row(_STATES[flag.rule.action] if flag.raised else "ok")) for flag in self.flags),
             *(("warning", printable(warning, limit=400)) for warning in self.warnings),
         ]
-        return "\n".join(f"{name:12} {text}" for name, text in lines if text)
+        shown: list[str] = []
+        before = ""
+        for name, text in lines:
+            first, *rest = textwrap.wrap(text, 106) if name == "warning" else [text]
+            shown += [f"{'' if name == before else name:12} {first}", *(f"{'':14} {line}" for line in rest)]
+            before = name
+        return "\n".join(shown)
 
 
 def inspect(norms: GradientNorms) -> Inspection:

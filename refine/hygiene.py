@@ -5,14 +5,14 @@ row                      policy
 =======================  ===================================================================
 no norm (empty)          dropped by the reader, ``without a norm``: another metric's, or a skipped step
 no step (empty)          dropped, ``without a step``
-nan or infinite norm     dropped, ``non-finite`` (a loss-scale overflow, a skipped step)
+nan or infinite norm     dropped, ``non-finite`` (a loss-scale overflow, a skipped step); so are those above 1e300
 1, sqrt(2), sqrt(3) ...  three or more of the very same in a row: dropped, ``overflow mark``: DeepSpeed writes
                          the root of the number of parameter groups where a norm was not finite
-zero norm                dropped, ``zero`` (1/N would be infinite)
+zero norm                dropped, ``zero`` (1/N would be infinite); so are those below 1e-300
 negative norm            dropped, ``negative`` (-1 means "no step taken"); refused above 5 % and 5 rows
 negative step            dropped, ``negative step``
 same step twice          the last row in the file is kept, the others are ``superseded``; refused where
-                         that is more than half of them
+                         that is half of them (a step that starts anew every epoch or run)
 step goes back           by two strides or more: a resumed run, whose later segment supersedes what the
                          earlier one logged in the same steps; by less: sorted
 gap, larger stride       kept; the norms between two points are interpolated linearly after smoothing
@@ -24,7 +24,8 @@ many norms at the top    kept and reported (`clipping_plateau`): the norm was lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,12 @@ from .errors import RefineError
 
 __all__ = ["Cleaned", "Plateau", "clean", "clipping_plateau", "match", "overflow_marks", "stride"]
 
+_SMALLEST, _LARGEST = 1e-300, 1e300
+"""Norms between these can be interpolated, and divided by each other's median, within the floats."""
+
+_LONG = 20
+"""In a log of so many rows, exactly half of them superseded is no resumed run."""
+
 _MOST_RESUMES = 100
 """A step that goes back more often than this is disorder, not resumed runs: sorted."""
 
@@ -42,7 +49,8 @@ _MOST_RESUMES = 100
 class Cleaned:
     """Usable points in step order, and the account of the rest.
 
-    ``from_zero``: a row of step 0 was logged, so that labels count from 0.
+    ``from_zero``: a row of step 0 was logged, so that labels count from 0. ``where``: reason to first and last
+    step of the rows that were dropped for it.
     """
 
     steps: NDArray[np.int64]
@@ -50,6 +58,7 @@ class Cleaned:
     dropped: dict[str, int]
     out_of_order: int
     from_zero: bool
+    where: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
@@ -65,12 +74,13 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
         raise RefineError(f"steps have shape {steps.shape} and norms {values.shape}; both must be (n,)")
     from_zero = bool(np.any(steps == 0))
     dropped: dict[str, int] = {}
+    where: dict[str, tuple[int, int]] = {}
     left = np.ones(steps.size, dtype=bool)
     for reason, bad in (
         ("without a step", ~np.isfinite(steps)),
         ("negative step", steps < 0),
-        ("non-finite", ~np.isfinite(values)),
-        ("zero", values == 0.0),
+        ("non-finite", ~(np.abs(values) <= _LARGEST)),
+        ("zero", np.abs(values) < _SMALLEST),
         ("negative", values < 0.0),
         ("overflow mark", overflow_marks(values)),
     ):
@@ -79,6 +89,8 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
         if count:
             dropped[reason] = count
             left &= ~bad
+            if reason not in ("without a step", "negative step"):
+                where[reason] = _span(steps[bad])
     negative = dropped.get("negative", 0)
     if negative > max(5, 0.05 * steps.size):
         raise RefineError(
@@ -102,20 +114,29 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
     backwards = np.flatnonzero(change < 0) + 1
     if change.size and change.min() <= 0:
         kept = _of_later_segments(whole, backwards)
-        rows, whole, values = whole.size, whole[kept], values[kept]
+        logged, rows = whole, whole.size
+        whole, values = whole[kept], values[kept]
         order = np.argsort(whole, kind="stable")
         whole, values = whole[order], values[order]
         last = np.append(whole[1:] != whole[:-1], True)
         superseded = rows - int(np.count_nonzero(last))
         if superseded:
             dropped["superseded"] = superseded
-            if 2 * superseded > rows:
+            if 2 * superseded > rows - (rows >= _LONG):
                 raise RefineError(
                     f"{superseded} of {rows} rows repeat a step of another row; a step column that "
                     "starts anew every epoch does not count updates: choose another, or say --every K"
                 )
+            again = np.concatenate([logged[~kept], whole[~last]])
+            where["superseded"] = _span(again)
             whole, values = whole[last], values[last]
-    return Cleaned(whole, values, dropped, backwards.size, from_zero)
+    return Cleaned(whole, values, dropped, backwards.size, from_zero, where)
+
+
+def _span(steps: NDArray[Any]) -> tuple[int, int]:
+    """First and last of some steps; of those that are numbers in reach."""
+    inside = steps[np.abs(steps) < 2.0**53]
+    return (int(inside.min()), int(inside.max())) if inside.size else (0, 0)
 
 
 def _of_later_segments(steps: NDArray[np.int64], backwards: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -136,9 +157,10 @@ def _of_later_segments(steps: NDArray[np.int64], backwards: NDArray[np.intp]) ->
 def overflow_marks(values: NDArray[np.float64], *, least: int = 3, groups: int = 64) -> NDArray[np.bool_]:
     """Rows in which DeepSpeed's mark for a norm that was not finite stands; shape (n,).
 
-    In bf16 the norm of each of k parameter groups becomes -1, and their total sqrt(k). Three or more
-    equal ones in a row are marks if there are 20 other norms, all different from their neighbours, as
-    measured norms are, which are the greater part; and if it is no `clipping_plateau`.
+    In bf16 the norm of each of k parameter groups becomes -1, and their total sqrt(k). Three or more equal
+    irrational roots in a row are marks. Three or more equal integers (1, 2, 3 ...) could be a threshold of clipping
+    or a made-up log: they are marks only if there are 20 other norms, all different from their neighbours, which
+    are the greater part; and if it is no `clipping_plateau`.
 
     Examples
     --------
@@ -153,15 +175,16 @@ def overflow_marks(values: NDArray[np.float64], *, least: int = 3, groups: int =
         squares = np.rint(values**2)
         root = np.sqrt(squares)
         like_mark = (squares >= 1) & (squares <= groups) & (np.abs(values - root) <= 1e-7 * root)
-    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    starts = np.flatnonzero(np.append(True, ~same))
     lengths = np.diff(np.append(starts, values.size))
     long = np.repeat(lengths >= least, lengths)
-    marks = long & like_mark
+    marks: NDArray[np.bool_] = long & like_mark
+    irrational: NDArray[np.bool_] = marks & (root != np.rint(root))
     measured = values[~marks & np.isfinite(values)]
     if np.any(long & ~like_mark) or not 0 < np.count_nonzero(marks) <= measured.size or measured.size < 20:
-        return none
+        return irrational
     if np.any(np.abs(np.diff(measured)) < 1e-6 * measured[1:]) or clipping_plateau(values[np.isfinite(values)]):
-        return none
+        return irrational
     return marks
 
 
@@ -173,11 +196,13 @@ class Plateau:
     share: float
 
 
-def clipping_plateau(values: NDArray[np.float64], *, share: float = 0.2) -> Plateau | None:
-    """Look for a plateau at the top: more than a fifth of the norms within 0.1 % of a largest one that is round.
+def clipping_plateau(values: NDArray[np.float64]) -> Plateau | None:
+    """Look for a plateau at the top: norms within 0.1 % of a largest one that is round.
 
     Norms before clipping are spread at the top; those after clipping stop at the threshold, which people choose with
-    at most two digits. The norms below must differ from their neighbours, as measured ones do.
+    at most two digits. It takes more than a fifth of the norms, or 5 % and 20 of them if the value below
+    has less than a fifth of that. The norms below must differ from their neighbours, as measured ones do, unless
+    there are hardly any.
 
     Examples
     --------
@@ -189,11 +214,17 @@ def clipping_plateau(values: NDArray[np.float64], *, share: float = 0.2) -> Plat
         return None
     top = float(values.max())
     at_top = values >= 0.999 * top
-    found = Plateau(float(f"{top:.1e}"), float(np.mean(at_top)))
-    if found.share <= share or abs(top - found.value) > 1e-3 * top:
+    count = int(np.count_nonzero(at_top))
+    found = Plateau(float(f"{top:.1e}"), count / values.size)
+    if found.share <= 0.05 or abs(top - found.value) > 1e-3 * top:
         return None
     below = values[~at_top]
-    return found if below.size > 1 and np.mean(np.diff(below) == 0.0) <= 0.1 else None
+    if below.size <= 0.02 * values.size:
+        return found if values.size >= 20 else None
+    next_value = below.max()
+    stands_out = count >= 20 and count >= 5 * np.count_nonzero(below >= 0.999 * next_value)
+    measured = np.mean(np.diff(below) == 0.0) <= 0.1
+    return found if measured and (found.share > 0.2 or stands_out) else None
 
 
 def stride(steps: NDArray[np.int64]) -> int:

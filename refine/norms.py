@@ -119,6 +119,8 @@ class GradientNorms:
         Reason to count of rows that were dropped.
     out_of_order : int
         How often the step went backwards in the file.
+    dropped_at : mapping
+        Reason to first and last step of the rows that were dropped for it, where known.
     source : Source
     from_zero : bool, optional
         Whether the labels count from 0; by default whether the first one is 0.
@@ -140,6 +142,7 @@ class GradientNorms:
     from_zero: bool | None = None
     extras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     pool: Pool | None = None
+    dropped_at: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps)
@@ -257,6 +260,7 @@ class GradientNorms:
             source,
             cleaned.from_zero,
             extras or {},
+            dropped_at=cleaned.where,
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:
@@ -289,4 +293,7 @@ class GradientNorms:
             return column  # a point an update: nothing to interpolate
         known = np.isfinite(column)
         at = (self.updates[known] + ahead + 0.5) / self.total_steps
-        return np.interp((np.arange(total_steps) + 0.5) / total_steps, at, column[known])
+        where = np.arange(total_steps, dtype=np.float64)
+        where += 0.5
+        where /= total_steps
+        return np.interp(where, at, column[known])

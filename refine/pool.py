@@ -13,7 +13,10 @@ from .files import printable
 from .norms import GradientNorms, Pool
 from .smoothing import smooth
 
-__all__ = ["pool"]
+__all__ = ["MOST_APART", "pool"]
+
+MOST_APART = 10.0
+"""Smoothed norms of seeds differ by some per cent; by more than this, highest over lowest, they are no seeds."""
 
 
 def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNorms:
@@ -65,6 +68,17 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
     if len(lengths) > 1:
         notes.append(f"the logged runs have {lengths[0]} to {lengths[-1]} updates: pooled at the fraction of training")
     families = {log.source.optimizer for log in logs}
+    clipping = {log.source.clipping for log in logs}
+    alignment = {log.source.lr_alignment for log in logs}
+    if len(clipping) > 1 or len(alignment) > 1:
+        notes.append("the logs do not agree on clipping, or on whose step a rate is: taken as unknown")
+    with np.errstate(over="ignore"):
+        apart = float(np.median(norms.max(axis=0) / norms.min(axis=0)))
+    if apart > MOST_APART:
+        raise RefineError(
+            f"the smoothed norms differ {apart:,.0f}-fold: logs of one configuration do not; "
+            "fit them one by one with --each"
+        )
     reasons = {reason: 0 for log in logs for reason in log.dropped}
     return replace(
         base,
@@ -80,8 +94,13 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
             kind_known=all(log.source.kind_known for log in logs),
             optimizer=families.pop() if len(families) == 1 else None,
             notes=tuple(notes),
+            clipping=clipping.pop() if len(clipping) == 1 else "unknown",
+            lr_alignment=alignment.pop() if len(alignment) == 1 else "unknown",
+            window_mean=any(log.source.window_mean for log in logs),
+            settings={},
         ),
         extras={},
+        dropped_at={},
         pool=Pool(len(logs), smoothing, norms.min(axis=0), norms.max(axis=0)),
     )
 

@@ -130,7 +130,9 @@ def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
             f"by {middle:.1%} in the median, {most:.1%} at most"
         )
     if norms.out_of_order:
-        texts.append(f"steps went backwards, {norms.out_of_order:,} x: sorted, the later row of a step kept")
+        texts.append(
+            f"the step goes back {norms.out_of_order:,} x: sorted; where a step was logged twice, the later row is kept"
+        )
     return list(filter(None, texts))
 
 
@@ -191,9 +193,8 @@ def _flag_table(result: Refinement) -> list[str]:
         title = titles[flag.rule.about]
         if title not in rows:
             rows.append(title)
-        value = "unknown" if flag.value is None else f"{flag.value:,.0f}" if flag.value >= 1000 else f"{flag.value:.3g}"
         state = "FELL BACK" if flag in result.fell_back else "WARN" if flag.raised else "ok"
-        rows.append(f"  {flag.rule.name:17}{value:>9}   {flag.rule.advice:24}{state}")
+        rows.append(f"  {flag.row(state)}")
     return rows
 
 

@@ -95,3 +95,17 @@ def test_given_axes_are_used_and_returned():
     ax = Figure().add_subplot()
     assert plot_schedules({"x": Schedule([1.0, 0.5])}, ax=ax) is ax
     assert plot_norms(GradientNorms.from_values(EARLY), ax=ax) is ax
+
+
+def test_the_figure_of_a_log_shows_rates_and_where_it_was_clipped():
+    from refine.figures import plot_log
+
+    clipped = np.minimum(np.random.default_rng(0).lognormal(size=300), 1.5)
+    norms = GradientNorms.from_values(clipped, learning_rate=np.linspace(0.1, 0.0, 300))
+    upper, lower = plot_log(norms).axes
+    labels = [text.get_text() for text in upper.get_legend().get_texts()]
+    assert labels == ["raw", "smoothed", "clipped here"]
+    assert upper.get_lines()[-1].get_ydata()[0] == 1.5
+    np.testing.assert_allclose(lower.get_lines()[0].get_ydata(), norms.learning_rate)
+    (single,) = plot_log(GradientNorms.from_values(np.random.default_rng(0).lognormal(size=50))).axes
+    assert single.get_xlabel() == "update of the logged run"

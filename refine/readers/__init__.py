@@ -205,5 +205,7 @@ def _named(name: str, read: Callable[[], Result]) -> Result:
         raise RefineError(text if text.startswith((name, f"cannot read {name}")) else f"{name}: {text}") from None
     except RecursionError:
         raise RefineError(f"{name}: nested too deeply to be a log") from None
+    except MemoryError:
+        raise RefineError(f"{name}: does not fit into memory; name a smaller log") from None
     except (OSError, ValueError) as error:
         raise RefineError(f"cannot read {name}: {printable(getattr(error, 'strerror', None) or error)}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def _read_npy(log: Log, options: ReadOptions) -> Records:
             "save numbers of shape (n,), or (n, 2) with a step and a norm a row"
         )
     table = array.reshape(len(array), -1)
-    columns = [Column(str(i + 1), np.array(table[:, i], dtype=np.float64)) for i in range(table.shape[1])]
+    columns = [Column(str(i + 1), _floats(table[:, i])) for i in range(table.shape[1])]
     return Records("numpy array", columns, len(array), names=[column.name for column in columns], header=False)
 
 
@@ -61,13 +62,15 @@ def _numbers(array: NDArray[np.generic]) -> bool:
     return array.dtype.kind in "iuf" and array.ndim > 0
 
 
+def _floats(array: NDArray[Any]) -> NDArray[np.float64]:
+    """A copy as float64; what does not fit is infinite or nan."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(array, dtype=np.float64)
+
+
 def _of_names(array: NDArray[np.void], options: ReadOptions) -> list[Column]:
     fields = {name: array[name] for name in array.dtype.names or () if options.wants(name)}
-    return [
-        Column(name, np.array(field, dtype=np.float64))
-        for name, field in fields.items()
-        if _numbers(field) and field.ndim == 1
-    ]
+    return [Column(name, _floats(field)) for name, field in fields.items() if _numbers(field) and field.ndim == 1]
 
 
 def _read_npz(log: Log, options: ReadOptions) -> Records:
@@ -83,7 +86,7 @@ def _read_npz(log: Log, options: ReadOptions) -> Records:
                 with archive.open(info) as stream:
                     array = np.lib.format.read_array(stream, allow_pickle=False)
                 if _numbers(array) and array.ndim == 1:
-                    arrays[name] = array.astype(np.float64)
+                    arrays[name] = _floats(array)
     except RefineError:
         raise
     except Exception as error:  # of those, zipfile and zlib

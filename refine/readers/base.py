@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -19,13 +20,13 @@ from ..errors import RefineError
 from ..files import printable
 from ..norms import Clipping, LrAlignment, NormKind
 from ..refinement import OptimizerFamily
-from ..schedule import check_count
+from ..schedule import MAX_STEPS, check_count
 from .columns import RUN_NAMES, may_matter
 
 if TYPE_CHECKING:
     from .opening import Log
 
-__all__ = ["Column", "Facts", "Format", "Growing", "ReadOptions", "Records", "Rows", "choose_run", "number"]
+__all__ = ["Column", "Facts", "Format", "Growing", "ReadOptions", "Records", "Rows", "choose_run", "number", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +344,17 @@ def number(value: Any) -> float | None:
     return None
 
 
+def planned(value: Any) -> int | None:
+    """A planned number of updates, as a log gives it; None where that cannot be one.
+
+    Examples
+    --------
+    >>> [planned(value) for value in (400, -1, "400", None, 10**30)]
+    [400, None, None, None, None]
+    """
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEPS else None
+
+
 def choose_run(names: Iterable[str], wanted: str | None) -> str:
     """The run that is asked for, or the only one; several are listed in the message.
 
@@ -361,7 +373,13 @@ def choose_run(names: Iterable[str], wanted: str | None) -> str:
     raise RefineError(f"the log holds {len(listed)} runs: {quoted(listed)}; choose one with --run")
 
 
+_LISTED = 500
+"""Characters of names in a message."""
+
+
 def quoted(names: Iterable[str], *, most: int = 12) -> str:
-    """Names for a message, the first dozen."""
-    shown = [f'"{printable(name)}"' for name in names]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+    """Names for a message: the first dozen, fewer where they are long."""
+    listed = [f'"{printable(name)}"' for name in names]
+    shown = [name for name, end in zip(listed[:most], accumulate(map(len, listed)), strict=False) if end <= _LISTED]
+    shown = shown or listed[:1]
+    return ", ".join(shown) + (f" and {len(listed) - len(shown)} more" if len(listed) > len(shown) else "")

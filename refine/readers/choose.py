@@ -18,7 +18,7 @@ from ..files import printable
 from ..hygiene import clean, clipping_plateau, match
 from ..norms import Clipping, GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
-from .base import Column, ReadOptions, Records, choose_run, quoted
+from .base import Column, Facts, ReadOptions, Records, choose_run, planned, quoted
 from .columns import (
     family,
     find,
@@ -30,6 +30,8 @@ from .columns import (
     run_in_name,
     short_name,
 )
+from .layers import total_of_layers
+from .runs import facts_of
 from .settings import clip_threshold, optimizer_name
 
 __all__ = ["choose", "holds_norms"]
@@ -46,10 +48,11 @@ class _Axis:
     table: NDArray[np.float64] | None
     every: int
     shift: float
+    number: bool = False
 
     def of(self, column: Column) -> NDArray[np.float64]:
         steps: NDArray[np.float64]
-        if column.steps is not None:
+        if column.steps is not None and not self.number:
             steps = column.steps
         elif self.table is not None:
             steps = self.table if column.rows is None else self.table[column.rows]
@@ -65,8 +68,11 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
     ``companions`` are logs of the same run without norms: their learning rates and losses are joined by step.
     """
     records = _one_run(records, options)
-    facts, notes = records.facts, list(records.notes)
     names = [column.name for column in records.columns]
+    guessed = records.facts == Facts()
+    if guessed:
+        records = replace(records, facts=facts_of(short_name(each) for each in (*records.names, *names)))
+    facts, notes = records.facts, list(records.notes)
     optimizer = named_optimizer(names) or family(optimizer_name(records.settings) or "")
     norm, how = _norm(records, options, options.optimizer or optimizer)
     notes += how
@@ -90,6 +96,9 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
 
     axis, how = _axis(records, options, norm)
     notes += how
+    if guessed and axis.shift and not _counts_from_zero(axis.of(norm) - axis.shift):
+        axis = replace(axis, shift=0.0)
+    run = run_in_name(norm.name)
     cleaned = clean(axis.of(norm), norm.values)
     total, how = _total(records, options, cleaned.steps)
     notes += how
@@ -106,11 +115,12 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
         joined[role] = match(axis.of(column), column.values * scale, cleaned.steps) if column else None
         for other in companions:
             if joined[role] is None:
-                joined[role], columns[role] = _from_companion(other, options, role, cleaned.steps)
+                joined[role], columns[role] = _from_companion(other, options, role, cleaned.steps, run)
     if joined["lr"] is not None and not np.any(joined["lr"] > 0.0):
         joined["lr"] = None
     if rate_column is not None and joined["lr"] is None:
-        notes.append(f'learning rates not used: column "{printable(rate_column.name)}" holds none above 0')
+        what = "holds none above 0" if rate_column.values.size else "is empty"
+        notes.append(f'learning rates not used: column "{printable(rate_column.name)}" {what}')
         columns["lr"] = None
 
     clipping, how = _clipping(records, norm, cleaned.values)
@@ -138,7 +148,7 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
             notes=tuple(notes),
             clipping=clipping,
             lr_alignment=facts.lr_alignment,
-            window_mean=facts.window_mean or "mean" in norm.name.lower(),
+            window_mean=facts.window_mean or "mean_grad_norm" in short_name(norm.name).lower(),
             settings=settings,
         ),
         extras=_extras(records, norm, axis, cleaned.steps) if options.extras else {},
@@ -148,20 +158,22 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
 
 def holds_norms(records: Records, options: ReadOptions) -> bool:
     """Whether a log holds gradient norms, or only what goes with them."""
-    if options.column is not None:
-        return any(column.name == options.column for column in records.columns)
-    return any(_with_role(role, records) for role in _NORM_ROLES) or any(layer(c.name) for c in records.columns)
+    return bool(_norms(records, options))
 
 
 def _one_run(records: Records, options: ReadOptions) -> Records:
     """Leave the rows (runs named in a column) or the columns (runs named in the header) of one run."""
     if records.runs is not None:
         names, codes = records.runs
-        chosen = codes == list(names).index(choose_run(names, options.run))
+        of_norms = [_rows_of(column, codes.size) for column in _norms(records, options)]
+        holding = {names[code] for rows in of_norms for code in np.unique(codes[rows])}
+        if options.run is None and not holding:
+            return records
+        chosen = codes == list(names).index(choose_run(holding if options.run is None else names, options.run))
         place = np.cumsum(chosen) - 1
         kept = []
         for column in records.columns:
-            rows = np.arange(codes.size) if column.rows is None else column.rows
+            rows = _rows_of(column, codes.size)
             mine = chosen[rows]
             kept.append(replace(column, values=column.values[mine], rows=place[rows[mine]]))
         return replace(records, columns=kept, rows=int(chosen.sum()), runs=None)
@@ -170,13 +182,24 @@ def _one_run(records: Records, options: ReadOptions) -> Records:
         if options.run is not None and records.run is None:
             raise RefineError(f'the log names no runs, so there is none called "{printable(options.run)}" (--run)')
         return records
-    if options.run is None:
-        # Several runs matter only where more than one of them has a norm.
-        with_norm = {run_in_name(c.name) for role in _NORM_ROLES for c in _with_role(role, records)} - {None}
-        if options.column is not None or len(with_norm) <= 1:
-            return records
-    run = choose_run([r for r in runs if r], options.run)
-    return replace(records, columns=[c for c in records.columns if run_in_name(c.name) in (None, run)])
+    # Several runs matter only where more than one of them has a norm.
+    holding = {run for column in _norms(records, options) if (run := run_in_name(column.name))}
+    if options.run is None and not holding:
+        return records
+    mine = choose_run(holding if options.run is None else runs, options.run)
+    return replace(records, columns=[c for c in records.columns if run_in_name(c.name) in (None, mine)])
+
+
+def _rows_of(column: Column, rows: int) -> NDArray[np.int64]:
+    return np.arange(rows) if column.rows is None else column.rows
+
+
+def _norms(records: Records, options: ReadOptions) -> list[Column]:
+    """All columns that may be the norm, or a part of it."""
+    if options.column is not None:
+        return [column for column in records.columns if column.name == options.column]
+    found = [column for role in _NORM_ROLES for column in _with_role(role, records)]
+    return found or [column for column in records.columns if layer(column.name)]
 
 
 def _with_role(role: str, records: Records) -> list[Column]:
@@ -222,12 +245,14 @@ def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | N
     candidates = next(filter(None, (_with_role(role, records) for role in wanted)), [])
     if len(candidates) == 1:
         return candidates[0], []
+    if candidates and all(_agree(candidates[0], other, least=10) for other in candidates[1:]):
+        return candidates[0], [f"{quoted(c.name for c in candidates)} hold the same norms: the first is read"]
     if candidates:
         raise RefineError(
             f"{len(candidates)} columns may be the gradient norm: {quoted(c.name for c in candidates)}; "
             "choose one with --column"
         )
-    total = _of_layers(records, options.norm_kind, optimizer)
+    total = total_of_layers(records, options.norm_kind, optimizer)
     if total is not None:
         return total
     others = [column.name for column in records.columns if looks_like_norm(column.name)]
@@ -239,53 +264,6 @@ def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | N
     raise RefineError(f"no column is known to be {what}; {'candidates' if others else 'columns'}: {listed}; {remedy}")
 
 
-def _of_layers(
-    records: Records, wanted: NormKind | None, optimizer: OptimizerFamily | None
-) -> tuple[Column, list[str]] | None:
-    """Total of the norms of all layers where no total is logged: root of the sum of squares (l2), or the sum (l1).
-
-    Only steps at which all layers are present count.
-    """
-    layers: dict[str, list[Column]] = {"l2": [], "l1": []}
-    for column in records.columns:
-        found = layer(column.name)
-        if found is not None and column.values.size:
-            layers[found[0]].append(column)
-    order = ["l2", "l1"] if wanted == "l2" or (wanted is None and optimizer == "sgd") else ["l1", "l2"]
-    kind = next((k for k in order if layers[k] and wanted in (None, k)), None)
-    if kind is None:
-        return None
-    parts = layers[kind]
-    in_rows = parts[0].steps is None
-    places: list[NDArray[np.float64]] = []
-    for part in parts:
-        rows = np.arange(records.rows) if part.rows is None else part.rows
-        places.append(rows.astype(np.float64) if part.steps is None else part.steps)
-    common, per_part = places[0], [part.values for part in parts]
-    if any(not np.array_equal(place, common) for place in places[1:]):
-        last = [_last_of_each(place, values) for place, values in zip(places, per_part, strict=True)]
-        common = last[0][0]
-        for place, _ in last[1:]:
-            common = np.intersect1d(common, place, assume_unique=True)
-        per_part = [values[np.searchsorted(place, common)] for place, values in last]
-    total = np.zeros(common.size)
-    for values in per_part:
-        total = np.hypot(total, values) if kind == "l2" else total + values
-    name = f"total of {len(parts)} {kind} norms, {parts[0].name} ..."
-    column = Column(name, total, rows=common.astype(np.int64)) if in_rows else Column(name, total, steps=common)
-    how = "root of the sum of squares" if kind == "l2" else "sum"
-    return column, [
-        f"the norm is the total ({how}) of {len(parts)} logged parts; a part that was not logged is missing"
-    ]
-
-
-def _last_of_each(
-    place: NDArray[np.float64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    unique, first_reversed = np.unique(place[::-1], return_index=True)
-    return unique, values[::-1][first_reversed]
-
-
 def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, list[str]]:
     """Steps: what the caller says, else the first known column that is there in nearly all rows with a norm."""
     shift = 1.0 if records.facts.from_zero else 0.0
@@ -293,6 +271,14 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     if every is not None and given is not None:
         raise RefineError("--every and --step-column exclude each other; --every is for logs without a step column")
     if norm.steps is not None:
+        unstepped = norm.steps.size > 1 and bool(np.all(norm.steps == norm.steps[0]))
+        if unstepped and every is not None:
+            return _Axis(None, None, every, 0.0, number=True), []
+        if unstepped:
+            raise RefineError(
+                f"all {norm.steps.size} norms are logged at step {norm.steps[0]:.0f}: the steps were not given to the "
+                "logger; say with --every K how many updates lie between two values"
+            )
         if given is not None or every is not None:
             option = "--every" if given is None else "--step-column"
             raise RefineError(f"{option} is for tables; every value of this log has its own step: leave it out")
@@ -347,15 +333,26 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     return best, notes
 
 
+def _counts_from_zero(steps: NDArray[np.float64]) -> bool:
+    """Whether labels are those of a logger that counts from 0: 0, 1, 2 ... or 49, 99, 149 ..."""
+    known = steps[np.isfinite(steps)]
+    forward = np.diff(known)
+    forward = forward[forward > 0.0]
+    if not forward.size:
+        return False
+    usual = float(np.median(forward))
+    return bool(known[0] == 0.0 or (usual > 1.0 and (known[0] + 1.0) % usual == 0.0))
+
+
 def _total(records: Records, options: ReadOptions, steps: NDArray[np.int64]) -> tuple[int | None, list[str]]:
     """Updates of the logged run, where the caller or the log says so."""
-    planned, last = records.planned_steps, int(steps[-1]) if steps.size else 0
-    if options.logged_steps is not None or planned is None or planned < last:
+    total, last = planned(records.planned_steps), int(steps[-1]) if steps.size else 0
+    if options.logged_steps is not None or total is None or total < last:
         return options.logged_steps, []
-    if last >= 0.95 * planned:
-        return planned, []
-    return planned, [
-        f"the last norm is of step {last}, and the run was planned for {planned} updates; "
+    if last >= 0.95 * total:
+        return total, []
+    return total, [
+        f"the last norm is of step {last}, and the run was planned for {total} updates; "
         "if it ended earlier, say so with --logged-steps"
     ]
 
@@ -364,31 +361,42 @@ def _rate_column(records: Records, options: ReadOptions, norm: Column) -> tuple[
     if options.lr_column is not None:
         return _by_name(records, options.lr_column, "--lr-column"), []
     found = [column for column in _with_role("lr", records) if column is not norm]
-    if len(found) > 1 and any(not _same(column, found[0]) for column in found[1:]):
+    if len(found) > 1 and not all(_agree(column, found[0]) for column in found[1:]):
         listed = quoted(column.name for column in found)
         return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
     return (found[0] if found else None), []
 
 
-def _same(a: Column, b: Column) -> bool:
-    """Whether two columns hold the same numbers, as the rates of parameter groups often do."""
-    return a.values.size == b.values.size and np.array_equal(
-        a.values * lr_scale(a.name), b.values * lr_scale(b.name), equal_nan=True
-    )
+def _agree(a: Column, b: Column, *, least: int = 1) -> bool:
+    """Whether two columns hold the same numbers, but for rounding, wherever both hold any; at least so many."""
+    places = [column.rows if column.steps is None else column.steps for column in (a, b)]
+    first, second = (column.values * lr_scale(column.name) for column in (a, b))
+    if not all(place is None for place in places):
+        left, right = (np.arange(v.size) if p is None else p for v, p in zip((first, second), places, strict=True))
+        _, i, j = np.intersect1d(left, right, return_indices=True)
+        first, second = first[i], second[j]
+    alike = first.size == second.size and first.size >= least
+    return alike and bool(np.allclose(first, second, rtol=1e-3, atol=0.0, equal_nan=True))
 
 
 def _from_companion(
-    other: Records, options: ReadOptions, role: str, steps: NDArray[np.int64]
+    other: Records, options: ReadOptions, role: str, steps: NDArray[np.int64], run: str | None
 ) -> tuple[NDArray[np.float64] | None, str | None]:
     """Learning rate or loss from another log of the same run."""
-    names_runs = other.runs is not None or any(run_in_name(column.name) for column in other.columns)
-    other = _one_run(other, options) if names_runs else other
+    runs = {run_in_name(column.name) for column in other.columns} - {None}
+    if run is not None and runs and run not in runs:
+        raise RefineError(
+            f'the norms are those of run "{printable(run)}", and {printable(role)} is of '
+            f"{quoted(sorted(filter(None, runs)))}: export both of one run"
+        )
+    if other.runs is not None or runs:
+        other = _one_run(other, replace(options, run=options.run or run))
     found = _with_role(role, other)
     if role == "lr" and len(found) > 1:
         raise RefineError(
             f"{len(found)} columns may be the learning rate: {quoted(c.name for c in found)}; choose with --run"
         )
-    if not found:
+    if not found or not np.isfinite(found[0].values).any():
         return None, None
     axis, _ = _axis(other, replace(options, step_column=None, every=None), found[0])
     return match(axis.of(found[0]), found[0].values * lr_scale(found[0].name), steps), found[0].name

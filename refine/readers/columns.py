@@ -50,6 +50,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "l2_norm_grad_global",
         "grad_l2_norm",
         "grad_norm_l2",
+        "grad_norms",
+        "gradient_norms",
         "gradient_norm_l2",
         "l2_grad_norm",
         "gnorm",
@@ -78,10 +80,22 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "iter",
         "train_iter",
         "update",
+        "steps",
+        "iterations",
+        "updates",
         "batch",
         "_step",
     ),
-    "lr": ("learning_rate", "lr", "current_learning_rate", "train_lr", "lr_group_0", "learning_rate_group0"),
+    "lr": (
+        "learning_rate",
+        "lr",
+        "current_learning_rate",
+        "train_lr",
+        "lr_group_0",
+        "learning_rate_group0",
+        "learning_rates",
+        "lrs",
+    ),
     "loss": (
         "loss",
         "train_loss",
@@ -94,6 +108,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "loss_train_total",
         "total_loss",
         "loss_out",
+        "losses",
     ),
     "samples": ("consumed_samples", "consumed_train_samples", "num_samples", "train_samples", "samples"),
     "tokens": (
@@ -108,8 +123,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-RUN_NAMES = frozenset({"run", "run_id", "run_name", "Run", "run_uuid"})
-"""Columns of text that say which of several runs a row belongs to."""
+RUN_NAMES = frozenset(
+    {"run", "run_id", "run_name", "Run", "run_uuid", "run.hash", "experiment", "name", "rank", "seed", "trial"}
+)
+"""Columns that say which of several runs, or which process of one, a row belongs to."""
 
 _PREFIX = re.compile(r"(?:train|training|optim|optimizer|learning|loss_metrics|trainer|metrics|data|opt)_(?=.)")
 _OPTIMIZER_LR = re.compile(r"lr[-/](?P<optimizer>[a-z]\w*)(?:[-/](?:group|pg)?[01])?", re.IGNORECASE)
@@ -118,7 +135,7 @@ _NOT_A_NORM = re.compile(r"max_grad|clip|param|weight|update|moment|exp_avg|spik
 _LAYER = {
     "l2": re.compile(
         r"grad_2\.0_norm[/_](?!total)(?P<a>.+?)(?:_step)?|l2_norm/grad/(?!global)(?P<b>.+)|grad/norm/(?!total)(?P<c>.+)"
-        r"|(?:optim/)?grad/(?P<d>.+)\.norm|gradient_norms/(?P<e>.+)|grad_norms?/(?!total|global)(?P<f>.+)",
+        r"|(?:optim/)?grad/(?P<d>.+)\.norm|gradient_norms/(?P<e>.+)|grad_norms?/(?P<f>.*[.\d].*)|(?:grad_l2_norm|grad_norm_l2)/(?P<g>.+)",
         re.IGNORECASE,
     ),
     "l1": re.compile(
@@ -282,7 +299,8 @@ def _forms(name: str) -> set[str]:
     if metric.endswith(("__MIN", "__MAX")) or name.startswith("Group: ") or _HELD_OUT.match(metric):
         return set()
     forms: set[str] = set()
-    for form in (_plain(metric), _plain(metric.rsplit("/", 1)[-1])):
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric)  # gradNorm
+    for form in (_plain(text) for whole in (metric, words) for text in (whole, whole.rsplit("/", 1)[-1])):
         if form.endswith("_epoch"):
             return set()
         for _ in range(3):

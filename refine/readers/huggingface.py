@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import RefineError
 from ..files import printable
 from ..norms import LrAlignment
-from .base import Facts, Format, ReadOptions, Records, Rows, choose_run, number
+from .base import Facts, Format, ReadOptions, Records, Rows, choose_run, number, planned
 from .json_text import parse
 from .opening import Log
 from .settings import beside, pick
@@ -78,26 +78,25 @@ def _read_state(log: Log, options: ReadOptions) -> Records:
     rows = Rows(options)
     for row in logged:
         rows.add(row)
-    planned = state.get("max_steps")
-    planned = planned if isinstance(planned, int) and planned > 0 else None
+    total = planned(state.get("max_steps"))
     folder = log.path.parent
     folders = [folder, folder.parent] if "checkpoint" in folder.name else [folder]
     arguments = next(filter(None, (beside(place, _ARGUMENTS) for place in folders)), {})
-    rows.planned_steps = planned
+    rows.planned_steps = total
     return rows.records(
         "Hugging Face trainer_state.json",
-        Facts(norm_kind="l2", clipping="pre", lr_alignment=_alignment(logged, planned)),
+        Facts(norm_kind="l2", clipping="pre", lr_alignment=_alignment(logged, total)),
         settings={**pick({"train_batch_size": state.get("train_batch_size")}), **arguments},
         missing=_MISSING,
     )
 
 
-def _alignment(rows: Sequence[Mapping[str, Any]], planned: int | None) -> LrAlignment:
+def _alignment(rows: Sequence[Mapping[str, Any]], total: int | None) -> LrAlignment:
     """`lr_alignment` of the train rows; where that is open, losses that only transformers 5 writes decide."""
     train = [row for row in rows if "grad_norm" in row]
     sound = [row for row in train if 0.0 < (number(row["grad_norm"]) or 0.0) < math.inf]
     points = [(number(row.get("step")), number(row.get("learning_rate"))) for row in sound]
-    found = lr_alignment([(t, rate) for t, rate in points if t is not None and rate is not None], planned)
+    found = lr_alignment([(t, rate) for t, rate in points if t is not None and rate is not None], total)
     since_5 = any(set(row) == _TRAIN_ROW and _unrounded(row["loss"]) for row in sound)
     if found == "this_step" and len(sound) < len(train) and not since_5:
         return "unknown"  # the next step's rate looks the same once fp16 overflow has held the schedule back

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .base import Column, Facts, ReadOptions, Records, choose_run
+from .base import Column, Facts, ReadOptions, Records, choose_run, number
 
-__all__ = ["LongTable", "Series", "long_columns"]
+__all__ = ["LongTable", "Series", "coded", "long_columns"]
 
 _METRIC = ("metric", "name", "key", "tag", "metricname", "metric_name", "attribute_path")
 _STEP = ("step",)
@@ -93,6 +93,30 @@ class Series:
         return Records(format, columns, rows, names=list(self.names), facts=facts or Facts(), **more)
 
 
+def coded(cells: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Cells of a pandas column by the number of their text, and the texts; that of an empty cell is "".
+
+    Examples
+    --------
+    >>> codes, texts = coded(pd.Series(["a", None, "b", "a"]))
+    >>> codes.tolist(), texts
+    ([0, 2, 1, 0], ['a', 'b', ''])
+    """
+    codes, found = pd.factorize(cells.map(str, na_action="ignore"))
+    empty = codes < 0
+    texts = [*map(str, found), *([""] if empty.any() else [])]
+    return np.where(empty, len(found), codes).astype(np.int64), texts
+
+
+def _numbers(cells: Any) -> NDArray[np.float64]:
+    """Cells of a pandas column as numbers; nan where one is none."""
+    try:
+        found: NDArray[np.float64] = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64)
+    except OverflowError:  # of an integer that no float can hold
+        found = np.array([number(cell) for cell in cells], dtype=np.float64)
+    return found
+
+
 class LongTable:
     """Collects chunks of a long table."""
 
@@ -102,17 +126,16 @@ class LongTable:
 
     def add(self, metric: Any, step: Any, value: Any, run: Any = None) -> None:
         """Add a chunk: four columns of one length, the run where there is one."""
-        steps = pd.to_numeric(step, errors="coerce").to_numpy(np.float64)
-        values = pd.to_numeric(value, errors="coerce").to_numpy(np.float64)
-        names = metric.astype(str).to_numpy(object)
-        labels = np.full(len(names), "", dtype=object) if run is None else run.astype(str).to_numpy(object)
-        for label in dict.fromkeys(labels):
-            series = self.runs.setdefault(label, Series(self.options))
-            of_run = labels == label
-            for name in dict.fromkeys(names[of_run]):
-                if series.wants(name):
-                    chosen = of_run & (names == name)
-                    series.extend(name, steps[chosen], values[chosen])
+        steps, values = _numbers(step), _numbers(value)
+        metrics, names = coded(metric)
+        labels, runs = (np.zeros_like(metrics), [""]) if run is None else coded(run)
+        places = labels * len(names) + metrics
+        order = np.argsort(places, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(places[order])) + 1) if order.size else ():
+            name = names[metrics[rows[0]]]
+            series = self.runs.setdefault(runs[labels[rows[0]]], Series(self.options))
+            if series.wants(name):
+                series.extend(name, steps[rows], values[rows])
 
     def records(self, format: str, names: Sequence[str]) -> Records:
         """The run that is asked for."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import json_text
-from .base import Facts, Format, ReadOptions, Records
+from .base import Facts, Format, ReadOptions, Records, planned
 from .opening import Log
 from .settings import pick
 
@@ -25,10 +25,9 @@ def _read(log: Log, options: ReadOptions) -> Records:
     document = json_text.parse(log.read_json_text())
     config, history = _part(document, "config"), _part(document, "history")
     records = json_text.from_value(_part(history, "train"), options)
-    planned = config.get("iterations")
     notes: tuple[str, ...] = ()
-    steps = next((c.values for c in records.columns if c.name == "iter"), None)
-    if steps is not None and steps.size > 1 and steps[0] > 2 * abs(steps[1] - steps[0]):
+    steps: list[float] = next((c.values[:2].tolist() for c in records.columns if c.name == "iter"), [])
+    if len(steps) > 1 and steps[0] > 2 * abs(steps[1] - steps[0]):
         notes = (
             f"the log starts at step {steps[0]:.0f}, where a cooldown branches off; what came before is in another",
         )
@@ -36,7 +35,7 @@ def _read(log: Log, options: ReadOptions) -> Records:
         "lr-scheduling JSON",
         Facts("l2", clipping="pre", lr_alignment="next_step"),
         settings=pick(config),
-        planned_steps=planned if isinstance(planned, int) else None,
+        planned_steps=planned(config.get("iterations")),
         notes=notes,
     )
 

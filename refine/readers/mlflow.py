@@ -18,7 +18,7 @@ from ..errors import RefineError
 from .base import Format, ReadOptions, Records, number
 from .long import Series
 from .opening import Log
-from .runs import choose_by_id, facts_of, is_norm
+from .runs import choose_by_id, is_norm
 from .series_files import files_by_metric, read_series
 from .settings import pick
 from .sqlite import columns_of, connected, is_sqlite
@@ -61,7 +61,6 @@ def _read_folder(log: Log, options: ReadOptions) -> Records:
     params = files_by_metric(log, runs[run][1] / "params")
     return series.records(
         "MLflow file store",
-        facts_of(series.names),
         settings=pick({name: _text(path) for name, path in params.items()}),
         dropped=dropped,
         run=run,
@@ -103,7 +102,7 @@ def _read_database(log: Log, options: ReadOptions) -> Records:
         params: dict[str, Any] = {}
         if {"key", "value", "run_uuid"} <= columns_of(database, "params"):
             params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))
-    return series.records("MLflow database", facts_of(series.names), settings=pick(params), run=run)
+    return series.records("MLflow database", settings=pick(params), run=run)
 
 
 def _float(value: Any) -> float:

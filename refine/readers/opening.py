@@ -10,12 +10,14 @@ import bz2
 import contextlib
 import fnmatch
 import gzip
+import io
 import lzma
 import os
 import re
 import stat
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -42,6 +44,10 @@ MAX_JSON = 256 * 2**20
 MAX_ENTRIES = 100_000
 """Files that are looked at in a folder and what is below it."""
 
+PATIENCE_S = 2.0
+"""How long to wait for somebody to open a named pipe for writing."""
+
+_SMALL = 2**26
 _SAMPLE = 2**18
 _TAIL = 2**16
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -207,7 +213,7 @@ def opened(name: str, progress: Progress | None = None) -> Iterator[Log]:
                 raise RefineError(f"{printable(name)} {problem}; check the path")
             mode = path.stat().st_mode
             if stat.S_ISFIFO(mode):
-                path = _copied(stack, stack.enter_context(open(path, "rb")))
+                path = _copied(stack, *_piped(stack, path))
             elif not (path.is_dir() or path.is_file()):
                 raise RefineError(f"{printable(name)} is not a regular file; check the path")
         if path.is_file():
@@ -223,18 +229,37 @@ def _loops(path: Path) -> bool:
     return False
 
 
-def _copied(stack: contextlib.ExitStack, stream: IO[bytes], packed: int | None = None) -> Path:
-    """Copy a stream to a temporary file that lives as long as the stack."""
+def _piped(stack: contextlib.ExitStack, path: Path) -> tuple[IO[bytes], bytes]:
+    """A named pipe and its first byte; refuses one that nobody writes to, which would be waited for without end."""
+    stream = stack.enter_context(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)))
+    patience = time.monotonic() + PATIENCE_S
+    while (head := stream.read(1)) == b"":  # None where a writer has yet to write
+        if time.monotonic() > patience:
+            raise RefineError(f"{printable(path)} is a pipe that nobody writes to; start the writer first")
+        time.sleep(0.01)
+    os.set_blocking(stream.fileno(), True)
+    return stream, head or b""
+
+
+def _copied(
+    stack: contextlib.ExitStack, stream: IO[bytes], head: bytes = b"", packed: Callable[[], int] | None = None
+) -> Path:
+    """Copy a stream, ``head`` before it, to a temporary file that lives as long as the stack.
+
+    ``packed`` says how many compressed bytes the stream has taken until now.
+    """
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refine-")))
-    path, done = folder / "log", 0
+    path, done = folder / "log", len(head)
     with open(path, "wb") as target:
+        target.write(head)
         while block := stream.read(2**20):
             done += len(block)
             if done > MAX_UNPACKED:
                 raise RefineError(f"more than {MAX_UNPACKED >> 30} GiB come out of it; name a smaller log")
-            if packed is not None and done > max(2**26, MAX_RATIO * packed):
+            if packed is not None and done > max(_SMALL, MAX_RATIO * packed()):
                 raise RefineError(
-                    f"its {packed:,} bytes unpack to more than {MAX_RATIO} times as many, as no log does; unpack it first"
+                    f"its first {packed():,} bytes unpack to more than {MAX_RATIO} times as many, as no log does; "
+                    "unpack it first"
                 )
             target.write(block)
     return path
@@ -255,15 +280,15 @@ def _fetched(stack: contextlib.ExitStack, url: str) -> Path:
         raise RefineError(f"cannot read {printable(url)} ({detail}); check the URL and its access rights") from None
 
 
-def _zstd(path: Path) -> Any:
+def _zstd(packed: BinaryIO) -> Any:
     try:
         import zstandard
     except ImportError:
         raise RefineError("it is compressed with zstd, which needs zstandard: pip install 'lr-refine[zstd]'") from None
-    return zstandard.open(path, "rb")
+    return zstandard.open(packed, "rb")
 
 
-_PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
+_PACKED: tuple[tuple[bytes, str, Callable[[BinaryIO], Any]], ...] = (
     (b"\x1f\x8b", "gzip", gzip.open),
     (b"\xfd7zXZ\x00", "xz", lzma.open),
     (b"BZh", "bzip2", bz2.open),
@@ -278,8 +303,8 @@ def _unpacked(stack: contextlib.ExitStack, path: Path) -> Path:
     for magic, method, opener in _PACKED:
         if head.startswith(magic):
             try:
-                with opener(path) as stream:
-                    return _copied(stack, stream, path.stat().st_size)
+                with open(path, "rb") as packed, opener(packed) as stream:
+                    return _copied(stack, stream, packed=packed.tell)
             except RefineError:
                 raise
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:

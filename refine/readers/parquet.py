@@ -8,6 +8,7 @@ counts calls of ``wandb.log``. Only the columns that matter are read, a batch at
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,6 @@ from .base import Format, Growing, ReadOptions, Records
 from .columns import RUN_NAMES
 from .long import LongTable, long_columns
 from .opening import Log
-from .runs import facts_of
 
 __all__ = ["FORMAT"]
 
@@ -35,7 +35,8 @@ def _read(log: Log, options: ReadOptions) -> Records:
         place = long_columns(names)
         if place is not None and names[place[2]] in numeric:
             return _read_long(log, file, [names[i] for i in place if i is not None], options)
-        wanted = [name for name in names if name in numeric and options.wants(name) and names.count(name) == 1]
+        times = Counter(names)
+        wanted = [name for name in names if name in numeric and options.wants(name) and times[name] == 1]
         run = next(
             (name for name in names if name in RUN_NAMES and _is_label(file.schema_arrow.field(name).type)), None
         )
@@ -57,7 +58,6 @@ def _read(log: Log, options: ReadOptions) -> Records:
         [cells[name].column(name) for name in wanted],
         rows,
         names=names,
-        facts=facts_of(names),
         runs=(list(run_names), np.concatenate(codes)) if len(run_names) > 1 else None,
     )
 

@@ -5,6 +5,7 @@ Shared by the stores that all frameworks log to: TensorBoard, MLflow, DVCLive, t
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -15,16 +16,16 @@ from .columns import find, layer, looks_like_norm
 
 __all__ = ["choose_by_id", "choose_with_norm", "facts_of", "is_norm"]
 
-_FRAMEWORKS: tuple[tuple[frozenset[str], Facts], ...] = (
-    (frozenset({"grad-norm", "lm loss"}), Facts("l2", "pre", "next_step")),  # Megatron-LM
-    (frozenset({"grad_norm", "loss_metrics/global_avg_loss"}), Facts("l2", "pre", "this_step")),  # torchtitan
-    (frozenset({"grad_2.0_norm_total"}), Facts(None, "pre", "this_step", from_zero=True)),  # Lightning
-    (frozenset({"grad_2.0_norm_total_step"}), Facts(None, "pre", "this_step", from_zero=True)),
-    (frozenset({"learning/raw_grad_norm"}), Facts("l2", "pre", from_zero=True)),  # MaxText
-    (frozenset({"learning/grad_norm"}), Facts("l2", "post", from_zero=True)),
-    (frozenset({"l2_norm/grad/global"}), Facts("l2", "post")),  # Composer
-    (frozenset({"gnorm", "wps"}), Facts("l2", "pre", "next_step", window_mean=True)),  # fairseq
-    (frozenset({"train/grad_norm", "train/epoch"}), Facts("l2", "pre")),  # transformers
+_FRAMEWORKS: tuple[tuple[tuple[str, ...], Facts], ...] = (
+    (("grad-norm", "lm loss"), Facts("l2", "pre", "next_step")),  # Megatron-LM
+    (("grad_norm", "loss_metrics/global_avg_loss"), Facts("l2", "pre", "this_step")),  # torchtitan
+    ((r"grad_[\d.]+_norm[_/].+",), Facts(None, "pre", "this_step", from_zero=True)),  # Lightning
+    ((r"lr-[A-Z]\w+(/pg\d+)?", "epoch"), Facts(None, "unknown", "this_step", from_zero=True)),  # Lightning too
+    (("learning/raw_grad_norm",), Facts("l2", "pre", from_zero=True)),  # MaxText
+    (("learning/grad_norm",), Facts("l2", "post", from_zero=True)),
+    ((r"l2_norm[./]grad[./]global",), Facts("l2", "post")),  # Composer
+    ((r"(.+/)?gnorm", r"(.+/)?wps"), Facts("l2", "pre", "next_step", window_mean=True)),  # fairseq
+    (("train/grad_norm", "train/epoch"), Facts("l2", "pre")),  # transformers
 )
 
 
@@ -38,8 +39,11 @@ def facts_of(names: Iterable[str]) -> Facts:
     >>> facts_of(["step", "grad_norm"]) == Facts()
     True
     """
-    present = set(names)
-    return next((facts for signs, facts in _FRAMEWORKS if signs <= present), Facts())
+    present = list(names)
+    for signs, facts in _FRAMEWORKS:
+        if all(any(re.fullmatch(sign, name) for name in present) for sign in signs):
+            return facts
+    return Facts()
 
 
 @lru_cache(maxsize=100_000)

@@ -36,6 +36,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "batch_size": ("global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size"),
 }
 _MAX_BYTES = 2**20
+_MOST = 1e300
 
 
 def pick(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,11 +50,7 @@ def pick(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = sorted(_flat(config), key=lambda item: item[0])
     found: dict[str, Any] = {}
     for role, names in _NAMES.items():
-        ranked = [
-            (depth, names.index(key), value)
-            for depth, key, value in flat
-            if key in names and isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
-        ]
+        ranked = [(depth, names.index(key), value) for depth, key, value in flat if key in names and _is_setting(value)]
         if ranked:
             found[role] = min(ranked, key=lambda item: item[:2])[2]
     return found
@@ -117,6 +114,13 @@ def _flat(config: Mapping[Any, Any], depth: int = 0) -> Iterable[tuple[int, str,
                 yield from _flat(value, depth + 1)
         else:
             yield depth, name, value
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is a text or a number that can be used."""
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
 def _positive(value: Any) -> float | None:

@@ -20,7 +20,7 @@ from ..errors import RefineError
 from ..files import printable
 from .base import Column, Format, Growing, ReadOptions, Records
 from .columns import RUN_NAMES
-from .long import LongTable, long_columns
+from .long import LongTable, coded, long_columns
 from .opening import Log
 
 __all__ = ["FORMAT", "header", "read_table"]
@@ -72,7 +72,8 @@ def read_table(log: Log, options: ReadOptions) -> Records:
         for chunk in _chunks(log, layout, options, text=[i for i in pivot if i is not None]):
             long.add(*(None if i is None else chunk[i] for i in pivot))
         return long.records(layout.format + ", one value a row", names)
-    lowest = {i: names.index(f"{name}__MIN") for i, name in enumerate(names) if f"{name}__MIN" in names}
+    places = {name: i for i, name in reversed(list(enumerate(names)))}
+    lowest = {i: places[f"{name}__MIN"] for i, name in enumerate(names) if f"{name}__MIN" in places}
     wanted = [i for i, name in enumerate(names) if not layout.header or options.wants(name)]
     load = sorted({*wanted, *(lowest[i] for i in wanted if i in lowest)})
     parts: dict[int, _Cells] = {i: _Cells(names[i] if layout.header else None, layout.decimal) for i in load}
@@ -87,8 +88,9 @@ def read_table(log: Log, options: ReadOptions) -> Records:
         for i in load:
             parts[i].keep(keep)
         if runs_at is not None:
-            labels = chunk[runs_at].astype(str)[keep]
-            run_codes.append(labels.map(lambda text: run_names.setdefault(text, len(run_names))).to_numpy(np.int64))
+            codes, labels = coded(chunk[runs_at][keep])
+            known = [run_names.setdefault(label, len(run_names)) for label in labels]
+            run_codes.append(np.array(known, dtype=np.int64)[codes])
         rows += len(chunk)
         repeated_headers += int(np.count_nonzero(repeated))
     if not rows:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Format, ReadOptions, Records
+from .base import Format, ReadOptions, Records, planned
 from .json_text import parse
 from .long import Series
 from .opening import Log
@@ -127,14 +127,13 @@ class _Reader:
         if version := re.match(r"(\d+)\.(\d+)", str(settings.get("transformers_version"))):
             used = (int(version[1]), int(version[2])) >= (4, 51)
             facts = replace(facts, clipping="pre", lr_alignment="this_step" if used else "next_step")
-        planned = settings.get("max_steps")
         if self._histograms and not self._has_norm:
             self.notes.append("norms are from histograms of gradients, whose sums of squares are exact")
         found = series.records(
             "TensorBoard events",
             facts,
             settings=pick(settings),
-            planned_steps=planned if isinstance(planned, int) and planned > 0 else None,
+            planned_steps=planned(settings.get("max_steps")),
             dropped=+self.dropped,
             notes=tuple(self.notes),
             missing="" if series.names else "the files hold no scalars; choose others",

@@ -16,7 +16,7 @@ from ..errors import RefineError
 from .base import Format, ReadOptions, Records, Rows
 from .json_text import parse
 from .opening import Log
-from .runs import choose_by_id, facts_of, is_norm
+from .runs import choose_by_id, is_norm
 from .settings import pick
 from .sqlite import columns_of, connected, is_sqlite
 
@@ -58,7 +58,6 @@ def _read(log: Log, options: ReadOptions) -> Records:
                 config = _object(text) or {}
     return rows.records(
         "trackio",
-        facts_of(rows.names),
         settings=pick(config),
         dropped={"damaged rows": damaged} if damaged else {},
         run=run,

@@ -18,7 +18,7 @@ from .base import Format, ReadOptions, Records, Rows
 from .json_text import parse
 from .leveldb import fields, records
 from .opening import Log
-from .runs import choose_by_id, facts_of, is_norm
+from .runs import choose_by_id, is_norm
 from .settings import pick
 
 __all__ = ["FORMAT"]
@@ -52,7 +52,6 @@ def _read(log: Log, options: ReadOptions) -> Records:
     note = f"damaged blocks of 32 KiB: {blocks}; the rows after the damage in each are missing"
     return rows.records(
         "W&B run file",
-        facts_of(rows.names),
         settings=pick(config),
         dropped=dict(lost),
         notes=(note,) if blocks else (),

@@ -35,6 +35,7 @@ from samples import Sample, gather
 from refine import RefineError, read_norms, refined_schedule
 from refine.export.tidy import tidy_csv
 from refine.health import inspect
+from refine.readers import opening
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = [ROOT.parent / "shared/formats", ROOT.parent / "shared/logs", ROOT / "data"]
@@ -52,19 +53,27 @@ def examine(path: Path, case: Case, companions: Sequence[Path]) -> str:
     """Read an input as the commands do: "read" or "refused"; raises whatever is wrong."""
     try:
         norms = read_norms(path, *companions, **{"extras": True, **case.options})
+        found = inspect(norms)
+        summary = found.summary()
+        assert all(line.isprintable() for line in summary.split("\n")), f"control characters in {summary!r}"
+        json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        "".join(tidy_csv(norms)).encode()
     except RefineError as error:
-        text = str(error)
-        assert text.isprintable(), f"control characters in the error: {text!r}"
-        assert len(text) <= LONGEST_ERROR, f"an error of {len(text)} characters: {text}"
-        return "refused"
-    found = inspect(norms)
-    summary = found.summary()
-    assert all(line.isprintable() for line in summary.split("\n")), f"control characters in the summary: {summary!r}"
-    json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    "".join(tidy_csv(norms)).encode()
+        return refused(error)
     if norms.total_steps <= SMALL_RUN:
-        refined_schedule(norms, optimizer="adam")
+        try:
+            refined_schedule(norms, optimizer=norms.source.optimizer or "adam").summary().encode()
+        except RefineError as error:
+            refused(error)
     return "read"
+
+
+def refused(error: RefineError) -> str:
+    """A refusal, if its text is as it must be."""
+    text = str(error)
+    assert text.isprintable(), f"control characters in the error: {text!r}"
+    assert len(text) <= LONGEST_ERROR, f"an error of {len(text)} characters: {text}"
+    return "refused"
 
 
 def lay_out(folder: Path, case: Case) -> tuple[Path, list[Path]]:
@@ -119,6 +128,7 @@ def work(pipe: Connection, seed: int, folders: list[Path], temporary: Path) -> N
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("error")
+    opening.PATIENCE_S = 0.1
     folder = temporary / str(os.getpid())
     while (index := pipe.recv()) is not None:
         folder.mkdir()

@@ -19,7 +19,6 @@ import numpy as np
 from refine import RefineError
 from refine.readers import find_format
 from refine.readers.opening import opened
-from refine.readers.tfrecord import _check_of_length, _crc32c, _masked
 
 __all__ = ["Sample", "gather", "leveldb_record", "tfrecord"]
 
@@ -120,7 +119,12 @@ _YAML = b"optimizer: sgd\nlr: 0.1\nmax_grad_norm: 1.0\ntrainer:\n  warmup_steps:
 
 def _values() -> Iterator[dict[str, Any]]:
     for t in range(1, _STEPS + 1):
-        yield {"t": t, "norm": round(1.0 + 9.0 / t + 0.01 * (t * 7 % 5), 6), "lr": 0.001 * t, "loss": 5.0 - 0.05 * t}
+        yield {
+            "t": t,
+            "norm": round(1.0 + 9.0 / t + 0.01 * (t * 7 % 5), 6),
+            "lr": 0.001 * (_STEPS + 1 - t),
+            "loss": 5.0 - 0.05 * t,
+        }
 
 
 def _made() -> dict[str, dict[str, bytes]]:
@@ -261,8 +265,27 @@ def _wandb() -> bytes:
 
 def tfrecord(data: bytes) -> bytes:
     """One record of a TensorBoard event file, with its checksums."""
-    check = _crc32c(np.frombuffer(data, np.uint8), np.zeros(1, np.int64), np.full(1, len(data)))
-    return struct.pack("<QI", len(data), _check_of_length(len(data))) + data + _masked(check).tobytes()
+    length = struct.pack("<Q", len(data))
+    return length + _masked_crc(length) + data + _masked_crc(data)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C, as TFRecord stores it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _crc_table() -> Iterator[int]:
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        yield value
+
+
+_CRC = list(_crc_table())
 
 
 def _events() -> bytes:
