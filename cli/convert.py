@@ -12,11 +12,11 @@ from .progress import reading
 
 
 @click.command()
-@click.argument("log", metavar="LOG")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @log_options
 @click.option("--out", "-o", required=True, metavar="FILE", help="The CSV to write; - for standard output.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def convert(log: str, out: str, force: bool, **read: Any) -> None:
+def convert(logs: tuple[str, ...], out: str, force: bool, **read: Any) -> None:
     """Write what was read of a log as step,grad_norm,lr,loss: nothing smoothed, nothing filled.
 
     \b
@@ -27,12 +27,12 @@ def convert(log: str, out: str, force: bool, **read: Any) -> None:
 
     grad_norm is the l2 norm; l1, dual and single layers get columns of their own. An empty cell was not logged.
     """
-    from refine import read_norms
     from refine.export.tidy import tidy_csv
     from refine.files import printable, write_files
+    from refine.readers import ReadOptions, read_one
 
     with reading() as progress:
-        norms = read_norms(log, **read, extras=True, progress=progress)
+        norms = read_one(logs, ReadOptions(**read, extras=True), progress)
     if out == "-":
         for text in tidy_csv(norms):
             click.echo(text, nl=False)

@@ -157,7 +157,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
                 continue
             table.append(
                 (
-                    printable(Path(row["folder"]).name, limit=40),
+                    printable(Path(row["folder"]).relative_to(out), limit=40),
                     f"{row['points']:,}",
                     f"{row['total_steps']:,}",
                     row["optimizer"],

@@ -13,12 +13,12 @@ from .progress import reading
 
 
 @click.command()
-@click.argument("log", metavar="LOG")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @log_options
 @click.option("--plot", metavar="FILE", help="Draw the log: PNG, PDF or SVG by its suffix.")
 @click.option("--force", is_flag=True, help="Replace the figure if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def inspect(log: str, plot: str | None, force: bool, as_json: bool, **read: Any) -> None:
+def inspect(logs: tuple[str, ...], plot: str | None, force: bool, as_json: bool, **read: Any) -> None:
     """Say what was read of a log, how healthy it is, and what refinement would object to.
 
     \b
@@ -26,17 +26,18 @@ def inspect(log: str, plot: str | None, force: bool, as_json: bool, **read: Any)
       refine inspect trainer_state.json
       refine inspect lightning_logs/ --run version_3 --plot log.png
       refine inspect slurm-1234.out --json
+      refine inspect norms.csv rates.csv       (two files of one run)
     """
-    from refine import read_norms
     from refine.files import printable, write_files
     from refine.health import inspect as examine
+    from refine.readers import ReadOptions, read_one
 
     if plot is not None:
         from refine import figures
 
         figures.check_suffix(plot)
     with reading() as progress:
-        norms = read_norms(log, **read, progress=progress)
+        norms = read_one(logs, ReadOptions(**read), progress)
     found = examine(norms)
     if plot is not None:
         figure = figures.plot_log(norms)

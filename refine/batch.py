@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from .export import emit, refuse_existing
 from .files import printable
 from .pool import pool
 from .readers import ReadOptions, read_logs
+from .readers.base import SeveralRuns
 
 __all__ = ["ENGINES", "FIELDS", "fit_each", "fit_logs", "folder_names"]
 
@@ -67,7 +69,7 @@ def fit_each(
     address: str | None = None,
     jobs: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Fit every log by itself into a folder of its own below ``out``.
+    """Fit every log, and every run in a log that holds several, into a folder of its own below ``out``.
 
     A log that cannot be fitted does not stop the others: its row holds the ``error``.
 
@@ -88,7 +90,8 @@ def fit_each(
     Returns
     -------
     list of dict
-        A row a log, in order: ``log``, ``folder``, ``error`` (None where it went well) and `FIELDS`.
+        A row a run, in order: ``log``, ``run`` (None where the log holds one), ``folder``, ``error`` (None where it
+        went well) and `FIELDS`. The folders of several runs in one log lie in that of the log.
     """
     folders = [Path(out) / name for name in folder_names(logs)]
     if not force:
@@ -100,17 +103,20 @@ def fit_each(
         (log, os.path.abspath(folder), read, dict(fit), force, plot)
         for log, folder in zip(places, folders, strict=True)
     ]
-    names = [{"log": log, "folder": str(folder)} for log, folder in zip(logs, folders, strict=True)]
     try:
         import joblib
     except ImportError:
         if engine != "local":
             raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
-        rows = [_row(*task) for task in tasks]
+        found = [_rows(*task) for task in tasks]
     else:
         with _engine(engine, address, jobs):
-            rows = joblib.Parallel()(joblib.delayed(_row)(*task) for task in tasks)
-    return [{**name, **row} for name, row in zip(names, rows, strict=True)]
+            found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
+    return [
+        {**row, "log": log, "folder": os.path.join(out, os.path.relpath(row["folder"], os.path.abspath(out)))}
+        for log, rows in zip(logs, found, strict=True)
+        for row in rows
+    ]
 
 
 def folder_names(logs: Sequence[str]) -> list[str]:
@@ -136,13 +142,31 @@ def folder_names(logs: Sequence[str]) -> list[str]:
     return names
 
 
+def _rows(
+    log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool
+) -> list[dict[str, Any]]:
+    """Fit a log, or every run in it."""
+    try:
+        return [_row(log, folder, read, fit, force, plot)]
+    except SeveralRuns as several:
+        places = zip(several.runs, folder_names([run.replace("/", "_") for run in several.runs]), strict=True)
+        return [
+            {**_row(log, os.path.join(folder, name), replace(read, run=run), fit, force, plot), "run": run}
+            for run, name in places
+        ]
+
+
 def _row(log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"error": None, **dict.fromkeys(FIELDS)}
+    row: dict[str, Any] = {"folder": folder, "run": read.run, "error": None, **dict.fromkeys(FIELDS)}
     try:
         result = fit_logs([log], read, fit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
             emit(result, folder, force=force, plot=plot)
+    except SeveralRuns:
+        if read.run is None:
+            raise
+        return {**row, "error": f"{printable(log)}: run {printable(read.run)} holds several runs itself"}
     except RefineError as error:
         return {**row, "error": str(error)}
     found = result.to_dict()

@@ -106,11 +106,11 @@ def read_prior(
         multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
         return Prior(multiplier, peak_lr or peak or None, rising + 1 if rising else 0, origin, notes)
+    set_peak, set_warmup = schedule_settings(norms.source.settings, norms.total_steps)
     if peak == 0.0:
-        set_peak, set_warmup = schedule_settings(norms.source.settings)
         if set_peak is not None and peak_lr is None:
             notes = (f"the peak learning rate {set_peak:g} is that of the settings beside the log",)
-        return Prior(None, peak_lr or set_peak, set_warmup, "the settings" if set_warmup else "unknown", notes)
+        return Prior(None, peak_lr or set_peak, set_warmup, "unknown" if set_warmup is None else "the settings", notes)
     ahead = int(norms.source.lr_alignment == "next_step")
     seen = norms.updates[known] + ahead
     covered = (int(seen[-1] - seen[0]) + norms.stride) / norms.total_steps
@@ -118,14 +118,21 @@ def read_prior(
     # 1e-6: rates are often logged as float32.
     first = int(np.flatnonzero(rates >= peak * (1.0 - 1e-6))[0])
     warmup = int(norms.updates[first]) + ahead + 1
-    if seen[0] - ahead >= max(norms.stride, 0.02 * norms.total_steps):
+    first_stride = int(norms.steps[1] - norms.steps[0])
+    if seen[0] - ahead >= max(norms.stride, first_stride, 0.02 * norms.total_steps):
         # The log starts too late to show the warmup, or the peak.
         return Prior(area, peak_lr, None, "the log")
     if warmup == 1 + ahead:
         warmup = 0
     if peak_lr is not None and not math.isclose(peak_lr, peak, rel_tol=1e-3):
         notes = (f"the peak learning rate is {peak_lr:g}, as given; the log says {peak:g}",)
-    if warmup and norms.updates[first] + ahead == seen[0]:
+    if warmup and norms.updates[first] + ahead == seen[0] and set_warmup is not None and set_warmup <= warmup:
+        # The peak lies before the first row: the settings know better.
+        warmup, notes = (
+            set_warmup,
+            (*notes, f"the warmup, {set_warmup} updates, is that of the settings beside the log"),
+        )
+    elif warmup and norms.updates[first] + ahead == seen[0]:
         notes += (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
     return Prior(area, peak_lr or peak, warmup, "the log", notes)
 

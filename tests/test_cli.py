@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_exit_code_1_and_nothing_written(run, make_log, tm
 
 def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, tmp_path):
     for arguments, message in (
-        (("fit", tmp_path), "name the log file in it"),
+        (("fit", tmp_path), "name the log in it"),
         (("fit", falling_log, "--column", "nope"), 'no column is called "nope" (--column); columns: "step"'),
         (("fit", falling_log, "--out", falling_log), "is not a folder; choose another one with --out"),
         (("fit", falling_log, "--out", "/proc/refine"), "cannot write /proc/refine"),

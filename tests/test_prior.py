@@ -49,6 +49,26 @@ def test_settings_stand_in_where_no_rates_are_logged():
     assert read_prior(told, peak_lr=0.5).peak_lr == 0.5
     assert read_prior(told, Schedule(np.ones(5))).warmup_steps == 0
     assert read_prior(norms).peak_lr is None
-    for odd in ({"learning_rate": -1.0}, {"learning_rate": "auto"}, {"warmup_steps": 0.1}, {"warmup_steps": None}):
+    for odd in ({"learning_rate": -1.0}, {"learning_rate": "auto"}, {"warmup_steps": -5}, {"warmup_steps": None}):
         prior = read_prior(replace(norms, source=replace(norms.source, settings=odd)))
         assert (prior.peak_lr, prior.warmup_steps) == (None, None)
+
+
+def test_settings_tell_the_warmup_that_coarse_rows_hide():
+    steps = np.arange(500, 15_001, 500)
+    norms = GradientNorms.from_values(np.ones(30), steps, learning_rate=1e-3 * (1 - (steps - 1) / 15_000))
+    assert read_prior(norms).warmup_steps == 500
+    for settings, warmup in (
+        ({"warmup_steps": 100}, 100),
+        ({"warmup_steps": 0}, 0),
+        ({"warmup_steps": 0, "warmup_ratio": 0.01}, 150),
+        ({"warmup_steps": 0.01}, 150),
+        ({"warmup_steps": 900}, 500),
+    ):
+        assert read_prior(replace(norms, source=replace(norms.source, settings=settings))).warmup_steps == warmup
+
+
+def test_a_log_resumed_at_a_smaller_stride_still_shows_its_start():
+    steps = np.array([10, 20, 30, *range(32, 101, 2)])
+    norms = GradientNorms.from_values(np.ones(steps.size), steps, learning_rate=np.minimum(steps / 20, 1.0))
+    assert (read_prior(norms).warmup_steps, read_prior(norms).peak_lr) == (20, 1.0)

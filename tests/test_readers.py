@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,10 @@ def test_plain_csv(make_log):
         PLAIN.replace(",", ";").replace("0.", "0,"),
         PLAIN.replace(",", ";"),
         PLAIN.replace(",", ", "),
+        PLAIN.replace(",", " "),
+        "  " + PLAIN.replace(",", "   ").replace("\n", "\n   "),
+        PLAIN.replace(",", " | "),
+        PLAIN.replace("step,grad_norm", "globalStep,gradNorm"),
         PLAIN.replace("step,grad_norm", '"step","grad_norm"').replace(",", ", "),
         PLAIN.replace("\n", "\r"),
         "\n# made by hand\n" + PLAIN,
@@ -267,7 +273,6 @@ def test_a_final_rate_of_zero_is_not_taken_for_a_truncated_line(make_log):
         ('{"step": 1}\n', {}, 'no column is known to be a gradient norm; columns: "step"'),
         ('[{"step": 1}]\n', {}, 'no column is known to be a gradient norm; columns: "step"'),
         ("[default7]: iteration 1\n[default7]: iteration 2\n", {}, "no column is known to be a gradient norm"),
-        ("step grad_norm\n1 0.5\n2 0.5\n", {}, "is the file separated by spaces"),
         ('"Step","Group: a - gnorm"\n"1","1"\n', {}, "no column is known to be a gradient norm"),
         ("step,val/grad_norm\n1,1\n2,1\n", {}, "no column is known to be a gradient norm"),
         ("sample,grad_norm\n1,1\n2,1\n", {}, "no column is known to count optimizer steps"),
@@ -289,7 +294,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(make_log, text, options, mes
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(RefineError, match="none.csv does not exist; check the path"):
         read_norms(tmp_path / "none.csv")
-    with pytest.raises(RefineError, match="the folder holds no log that refine knows; name the log file in it"):
+    with pytest.raises(RefineError, match="the folder holds no log that refine knows as a folder; name the log in it"):
         read_norms(tmp_path)
     with pytest.raises(RefineError, match="is not a regular file"):
         read_norms("/dev/null")
@@ -372,3 +377,83 @@ def test_shared_samples(shared, name):
 def test_shared_samples_that_are_refused(shared, name, message):
     with pytest.raises(RefineError, match=message):
         read_norms(shared / "formats" / "rendered" / name)
+
+
+def test_a_tensorboard_download_is_named_by_its_file(make_log):
+    rows = "Wall time,Step,Value\r\n" + "".join(f"1.7e9,{t},{t / 100}\r\n" for t in range(1, 31))
+    with pytest.raises(
+        RefineError, match='does not say which tag "Value" is: if it is the gradient norm, say --column'
+    ):
+        read_norms(make_log(rows))
+    norms = make_log(rows, name="run-run1_train-tag-train_grad_norm (1).csv")
+    rates = make_log(rows, name="run-run1_train-tag-train_learning_rate.csv")
+    joined = read_norms(norms, rates)
+    assert joined.values.tolist() == joined.learning_rate.tolist() == [t / 100 for t in range(1, 31)]
+    assert joined.source.format == "TensorBoard CSV download"
+
+
+@pytest.mark.parametrize("label", ["experiment", "name", "rank", "seed", "run"])
+def test_rows_of_several_runs_are_not_mixed(make_log, label):
+    rows = "".join(f"{r},{t},{r + t / 100}\n" for r in (3, 4) for t in range(1, 31))
+    log = make_log(f"{label},step,grad_norm\n{rows}")
+    with pytest.raises(RefineError, match='holds 2 runs: "3", "4"; choose one with --run'):
+        read_norms(log)
+    assert read_norms(log, run="4").values[0] == 4.01
+
+
+def test_a_label_matters_only_where_several_runs_hold_norms(make_log):
+    rows = "".join(f"train,{t},{t / 100}\nval,{t},\n" for t in range(1, 31))
+    assert read_norms(make_log(f"run,step,grad_norm\n{rows}")).steps.size == 30
+
+
+def test_a_step_that_starts_anew_every_epoch_is_refused(make_log):
+    rows = "".join(f"{e},{t},{t / 100}\n" for e in (0, 1) for t in range(1, 31))
+    with pytest.raises(RefineError, match="30 of 60 rows repeat a step of another row"):
+        read_norms(make_log(f"epoch,step,grad_norm\n{rows}"))
+
+
+def test_rates_are_of_the_run_that_has_the_norms(make_log):
+    rows = "".join(f"{t},{t / 100},0.1,0.2\n" for t in range(1, 31))
+    assert read_norms(make_log(f"Step,A - grad_norm,A - lr,B - lr\n{rows}")).learning_rate[0] == 0.1
+    assert read_norms(make_log(f"Step,A - grad_norm,B - loss,B - lr\n{rows}")).learning_rate is None
+    norms = make_log(f"Step,A - grad_norm\n{rows.replace(',0.1,0.2', '')}", name="n.csv")
+    rates = make_log(f"Step,B - lr\n{rows.replace(',0.1,0.2', '')}", name="r.csv")
+    with pytest.raises(RefineError, match='the norms are those of run "A", and lr is of "B": export both of one run'):
+        read_norms(norms, rates)
+
+
+def test_columns_that_hold_the_same_norms_are_one(make_log):
+    rows = "".join(f"{t},{t / 100},{t / 100:.6f}\n" for t in range(1, 31))
+    norms = read_norms(make_log(f"step,grad-norm,l2_norm/grad/global\n{rows}"))
+    assert norms.values[-1] == 0.3
+    assert any("hold the same norms" in note for note in norms.source.notes)
+
+
+@pytest.mark.parametrize("parts", ["mean,max,min", "train,val", "generator,discriminator"])
+def test_statistics_and_splits_are_no_layers(make_log, parts):
+    names = ",".join(f"grad_norm/{part}" for part in parts.split(","))
+    rows = "".join(f"{t}" + f",{t / 100}" * (1 + parts.count(",")) + "\n" for t in range(1, 31))
+    with pytest.raises(RefineError, match="no column is known to be a gradient norm; candidates"):
+        read_norms(make_log(f"step,{names}\n{rows}"))
+
+
+def test_layers_make_a_total_where_all_are_logged(make_log):
+    log = make_log("step,grad_2.0_norm/a.w,grad_2.0_norm/b.w,lr\n0,3,4,0.1\n1,6,8,0.1\n2,5,,0.1\n3,0.3,0.4,0.1\n")
+    norms = read_norms(log)
+    assert norms.values.tolist() == pytest.approx([5.0, 10.0, 0.5], rel=1e-15)
+    assert norms.steps.tolist() == [1, 2, 4]
+    l1 = read_norms(make_log("step,grad_1.0_norm/a,grad_1.0_norm/b\n0,3,4\n1,6,8\n"))
+    assert (l1.values.tolist(), l1.kind, l1.source.optimizer) == ([7.0, 14.0], "l1", "adam")
+
+
+def test_json_documents_of_several_parts(make_log):
+    def part(norm, n=30):
+        return {"step": list(range(1, n + 1)), norm: [t / 100 for t in range(1, n + 1)]}
+
+    two = make_log(json.dumps({"a": part("grad_norm"), "b": part("grad_norm")}), name="two.json")
+    with pytest.raises(RefineError, match='holds 2 runs: "a", "b"; choose one with --run'):
+        read_norms(two)
+    assert read_norms(two, run="b").steps.size == 30
+    split = make_log(json.dumps({"val": part("loss", 5), "train": part("grad_norm")}), name="split.json")
+    assert read_norms(split).steps.size == 30
+    assert read_norms(make_log(json.dumps(part("grad_norm")), name="one.json")).steps.size == 30

@@ -42,11 +42,12 @@ from . import (
     wandb_run,
     without_norms,
 )
-from .base import Format, ReadOptions, Records
+from .base import Format, ReadOptions, Records, quoted
 from .choose import choose, holds_norms
+from .columns import looks_like_norm
 from .opening import Log, opened
 
-__all__ = ["FORMATS", "ReadOptions", "find_format", "read_logs", "read_norms"]
+__all__ = ["FORMATS", "ReadOptions", "find_format", "read_logs", "read_norms", "read_one"]
 
 Result = TypeVar("Result")
 
@@ -135,36 +136,40 @@ def read_norms(
         Nothing that could be read without guessing; the message names the remedy.
     """
     options = ReadOptions(column, step_column, lr_column, norm_kind, optimizer, every, logged_steps, run, extras)
-    return _chosen(os.fspath(path), [os.fspath(other) for other in companions], options, progress)
+    others = [_read(os.fspath(other), options, None) for other in companions]
+    return _chosen(os.fspath(path), _read(os.fspath(path), options, progress), others, options)
 
 
 def read_logs(
     paths: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None = None
 ) -> list[GradientNorms]:
     """Read several logs; those that hold rates but no norms are joined to the one that holds norms."""
-    if len(paths) == 1:
-        return [_chosen(paths[0], [], options, progress)]
-    read = {path: _read(path, options, progress) for path in paths}
-    main = [path for path, records in read.items() if holds_norms(records, options)] or list(paths[:1])
-    others = [path for path in read if path not in main]
+    read = [(path, _read(path, options, progress)) for path in paths]
+    main = [each for each in read if len(read) > 1 and holds_norms(each[1], options)] or read[:1]
+    others = [each for each in read if each not in main]
     if others and len(main) > 1:
         raise RefineError(
-            f"{printable(others[0])}: no gradient norm, while {len(main)} other logs hold norms; "
+            f"{printable(others[0][0])}: no gradient norm, while {len(main)} other logs hold norms; "
             "pool logs that all hold norms, or give one of them with its learning rates"
         )
-    companions = [read[path] for path in others]
-    return [
-        _named(path, lambda path=path: choose(read[path], options, name=path, companions=companions))  # type: ignore[misc]
-        for path in main
-    ]
+    companions = [records for _, records in others]
+    return [_chosen(path, records, companions, options) for path, records in main]
 
 
-def _chosen(
-    path: str, companions: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None
+def read_one(
+    paths: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None = None
 ) -> GradientNorms:
-    others = [_read(other, options, None) for other in companions]
-    records = _read(path, options, progress)
-    return _named(path, lambda: choose(records, options, name=path, companions=others))
+    """Read the logs of one run: one that holds norms, the others its learning rates or losses."""
+    norms = read_logs(paths, options, progress)
+    if len(norms) > 1:
+        raise RefineError(
+            f"{printable(norms[0].source.name)} and {printable(norms[1].source.name)} hold norms both; name one log"
+        )
+    return norms[0]
+
+
+def _chosen(path: str, records: Records, companions: Sequence[Records], options: ReadOptions) -> GradientNorms:
+    return _named(path, lambda: choose(records, options, name=path, companions=companions))
 
 
 def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | None) -> Records:
@@ -190,9 +195,21 @@ def find_format(log: Log) -> Format:
         if format.sniff(log):
             return format
     if log.is_dir:
-        raise RefineError("the folder holds no log that refine knows; name the log file in it (refine formats)")
+        known = [path.name for path in log.path_files() if _is_known(log.sibling(path))]
+        raise RefineError(
+            "the folder holds no log that refine knows as a folder; name the log in it"
+            + (f": {quoted(known)}" if known else " (refine formats lists what can be read)")
+        )
     table.read_table(log, ReadOptions())  # says what is wrong with it
     raise RefineError("no format that refine knows; refine formats lists them")
+
+
+def _is_known(log: Log) -> bool:
+    """Whether a file has the format of a framework, or is a table with a norm."""
+    for format in FORMATS:
+        if format.sniff(log):
+            return format is not table.FORMAT or any(looks_like_norm(name) for name in table.header(log))
+    return False
 
 
 def _named(name: str, read: Callable[[], Result]) -> Result:
@@ -201,8 +218,9 @@ def _named(name: str, read: Callable[[], Result]) -> Result:
     try:
         return read()
     except RefineError as error:
-        text = str(error)
-        raise RefineError(text if text.startswith((name, f"cannot read {name}")) else f"{name}: {text}") from None
+        if not str(error).startswith((name, f"cannot read {name}")):
+            error.args = (f"{name}: {error}",)
+        raise error from None
     except RecursionError:
         raise RefineError(f"{name}: nested too deeply to be a log") from None
     except MemoryError:

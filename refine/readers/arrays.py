@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from ..errors import RefineError
 from ..files import printable
 from .base import Column, Format, ReadOptions, Records
-from .opening import MAX_RATIO, MAX_UNPACKED, Log
+from .opening import MAX_RATIO, MAX_UNPACKED, SMALL, Log
 from .runs import is_norm
 
 __all__ = ["NPY", "NPZ", "check_unpacked"]
 
 _WIDEST = 64
-_SMALL = 2**26
 
 
 def check_unpacked(unpacked: int, packed: int) -> None:
@@ -36,7 +35,7 @@ def check_unpacked(unpacked: int, packed: int) -> None:
     Traceback (most recent call last):
     refine.errors.RefineError: its 100,000 bytes unpack to 1,000,000,000, as no log does; write it unpacked
     """
-    if unpacked > MAX_UNPACKED or unpacked > max(_SMALL, MAX_RATIO * packed):
+    if unpacked > MAX_UNPACKED or unpacked > max(SMALL, MAX_RATIO * packed):
         raise RefineError(f"its {packed:,} bytes unpack to {unpacked:,}, as no log does; write it unpacked")
 
 

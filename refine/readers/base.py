@@ -22,11 +22,26 @@ from ..norms import Clipping, LrAlignment, NormKind
 from ..refinement import OptimizerFamily
 from ..schedule import MAX_STEPS, check_count
 from .columns import RUN_NAMES, may_matter
+from .opening import MAX_COLUMNS
 
 if TYPE_CHECKING:
     from .opening import Log
 
-__all__ = ["Column", "Facts", "Format", "Growing", "ReadOptions", "Records", "Rows", "choose_run", "number", "planned"]
+__all__ = [
+    "Column",
+    "Facts",
+    "Format",
+    "Growing",
+    "Names",
+    "ReadOptions",
+    "Records",
+    "Rows",
+    "SeveralRuns",
+    "check_width",
+    "choose_run",
+    "number",
+    "planned",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +230,32 @@ class Growing:
         return Column(name, np.frombuffer(self._values, dtype=np.float64), rows, bad=bad)
 
 
+def check_width(columns: int) -> None:
+    """Refuse a log with more columns than a run has metrics."""
+    if columns > MAX_COLUMNS:
+        raise RefineError(f"the log has more than {MAX_COLUMNS:,} columns; name one with fewer")
+
+
+class Names(dict[str, bool]):
+    """Which names may matter, each asked for once; kept for messages.
+
+    Examples
+    --------
+    >>> names = Names(ReadOptions())
+    >>> names["grad_norm"], names["text"], list(names)
+    (True, False, ['grad_norm', 'text'])
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        super().__init__()
+        self.options = options
+
+    def __missing__(self, name: str) -> bool:
+        wanted = self[name] = self.options.wants(name)
+        check_width(len(self))
+        return wanted
+
+
 class Rows:
     """Collects rows of names and values into sparse columns; keeps what may matter.
 
@@ -233,7 +274,7 @@ class Rows:
         self.options = options
         self.count = 0
         self.planned_steps: int | None = None
-        self.names: dict[str, bool] = {}
+        self.names = Names(options)
         self._values: dict[str, array[float]] = {}
         self._rows: dict[str, array[int]] = {}
         self._bad: dict[str, tuple[int, str]] = {}
@@ -254,10 +295,7 @@ class Rows:
                 if depth < 5:
                     self._add(value, f"{name}/", depth + 1)
                 continue
-            wanted = self.names.get(name)
-            if wanted is None:
-                wanted = self.names[name] = name not in RUN_NAMES and self.options.wants(name)
-            if wanted:
+            if self.names[name] and name not in RUN_NAMES:
                 self._append(name, value)
             elif name in RUN_NAMES and isinstance(value, str) and len(self._run_codes) == self.count:
                 self._run_codes.append(self._run_names.setdefault(value, len(self._run_names)))
@@ -355,6 +393,14 @@ def planned(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEPS else None
 
 
+class SeveralRuns(RefineError):
+    """A log that holds several runs, and none was chosen."""
+
+    def __init__(self, runs: Sequence[str]) -> None:
+        super().__init__(f"the log holds {len(runs)} runs: {quoted(runs)}; choose one with --run")
+        self.runs = tuple(runs)
+
+
 def choose_run(names: Iterable[str], wanted: str | None) -> str:
     """The run that is asked for, or the only one; several are listed in the message.
 
@@ -370,7 +416,7 @@ def choose_run(names: Iterable[str], wanted: str | None) -> str:
         raise RefineError(f'no run is called "{printable(wanted)}" (--run); runs: {quoted(listed)}')
     if len(listed) == 1:
         return listed[0]
-    raise RefineError(f"the log holds {len(listed)} runs: {quoted(listed)}; choose one with --run")
+    raise SeveralRuns(listed)
 
 
 _LISTED = 500

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from ..hygiene import clean, clipping_plateau, match
+from ..hygiene import clean, clipping_plateau, match, stride
 from ..norms import Clipping, GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
-from .base import Column, Facts, ReadOptions, Records, choose_run, planned, quoted
+from .base import Column, Facts, ReadOptions, Records, choose_run, quoted
 from .columns import (
     family,
     find,
@@ -100,13 +100,12 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
         axis = replace(axis, shift=0.0)
     run = run_in_name(norm.name)
     cleaned = clean(axis.of(norm), norm.values)
-    total, how = _total(records, options, cleaned.steps)
-    notes += how
-
     rate_column, how = _rate_column(records, options, norm)
     notes += how
     loss_column = next((c for c in _with_role("loss", records) if c is not norm), None)
     found = {"lr": rate_column, "loss": loss_column}
+    total, how = _total(records, options, axis, cleaned.steps, [c for c in found.values() if c])
+    notes += how
     columns = {"norm": norm.name, "step": axis.name}
     columns |= {role: column.name if column else None for role, column in found.items()}
     joined: dict[str, NDArray[np.float64] | None] = {}
@@ -344,17 +343,24 @@ def _counts_from_zero(steps: NDArray[np.float64]) -> bool:
     return bool(known[0] == 0.0 or (usual > 1.0 and (known[0] + 1.0) % usual == 0.0))
 
 
-def _total(records: Records, options: ReadOptions, steps: NDArray[np.int64]) -> tuple[int | None, list[str]]:
-    """Updates of the logged run, where the caller or the log says so."""
-    total, last = planned(records.planned_steps), int(steps[-1]) if steps.size else 0
-    if options.logged_steps is not None or total is None or total < last:
+def _total(
+    records: Records, options: ReadOptions, axis: _Axis, steps: NDArray[np.int64], others: Sequence[Column]
+) -> tuple[int | None, list[str]]:
+    """Updates of the logged run, where the caller or the log says so: its plan, or rates and losses that go further."""
+    planned, last = records.planned_steps, int(steps[-1]) if steps.size else 0
+    if options.logged_steps is not None or steps.size < 2:
         return options.logged_steps, []
-    if last >= 0.95 * total:
-        return total, []
-    return total, [
-        f"the last norm is of step {last}, and the run was planned for {total} updates; "
-        "if it ended earlier, say so with --logged-steps"
-    ]
+    if planned is not None and planned >= last:
+        note = (
+            f"the last norm is of step {last}, and the run was planned for {planned} updates; "
+            "if it ended earlier, say so with --logged-steps"
+        )
+        return planned, [note] if last < 0.95 * planned else []
+    if steps[0] == 0:
+        return None, []
+    further = max((float(np.max(axis.of(c)[np.isfinite(c.values)], initial=0.0)) for c in others), default=0.0)
+    # Less than a stride of the norms: rows between the last one and the end.
+    return (int(further), []) if last < further < last + stride(steps) else (None, [])
 
 
 def _rate_column(records: Records, options: ReadOptions, norm: Column) -> tuple[Column | None, list[str]]:

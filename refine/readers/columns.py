@@ -123,6 +123,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_KNOWN = frozenset(name for names in SYNONYMS.values() for name in names)
+
 RUN_NAMES = frozenset(
     {"run", "run_id", "run_name", "Run", "run_uuid", "run.hash", "experiment", "name", "rank", "seed", "trial"}
 )
@@ -194,7 +196,13 @@ def may_matter(name: str) -> bool:
     >>> may_matter("train/grad_norm"), may_matter("lr"), may_matter("gpu_memory")
     (True, True, False)
     """
-    return looks_like_norm(name) or any(find(role, [name]) for role in SYNONYMS) or layer(name) is not None
+    metric = short_name(name)
+    return (
+        looks_like_norm(name)
+        or not _KNOWN.isdisjoint(_forms(name))
+        or bool(_OPTIMIZER_LR.fullmatch(metric) or _LR_SCALED.fullmatch(metric))
+        or layer(name) is not None
+    )
 
 
 def layer(name: str) -> tuple[Literal["l1", "l2"], str] | None:

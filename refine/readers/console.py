@@ -85,17 +85,17 @@ def read(
 
 _NUMBER = r"[-+]?(?:\d[\d,]{0,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|inf)"
 _STEP = re.compile(
-    r"\b(?:global[_ ])?(?:step|iteration|iter|update)s?(?::|=|#)? {0,12}"
+    r"\b(?:global[_ ])?(?:step|iteration|iter|update)s?['\"]?(?::|=|#)? {0,12}"
     r"(?P<step>\d{1,3}(?:,\d{3})+|\d{1,15}(?: {0,12}/ {0,12}\d{1,15})?)",
     re.IGNORECASE,
 )
 _NORM = r"[\w/]{0,40}grad(?:ient)?[_ ]?norm\w{0,20}|gnorm"
 _PAIR = re.compile(
     rf"(?<![\w/])(?<!val )(?<!eval )(?<!test )(?<!validation )"
-    rf"({_NORM}|train(?:ing)?[_ /]loss|loss|lr|learning[_ ]rate)(?::|=)? {{0,12}}({_NUMBER})\b",
+    rf"({_NORM}|train(?:ing)?[_ /]loss|loss|lr|learning[_ ]rate)['\"]?(?::|=)? {{0,12}}({_NUMBER})\b",
     re.IGNORECASE,
 )
-_WITH_NORM = re.compile(rf"^.{{0,2000}}?(?:{_NORM})(?::|=)? {{0,12}}{_NUMBER}\b", re.IGNORECASE | re.MULTILINE)
+_WITH_NORM = re.compile(rf"^.{{0,2000}}?(?:{_NORM})['\"]?(?::|=)? {{0,12}}{_NUMBER}\b", re.IGNORECASE | re.MULTILINE)
 
 
 def _rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:

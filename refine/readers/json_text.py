@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -17,9 +19,10 @@ import pandas as pd
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Column, Format, ReadOptions, Records, Rows, number
+from .base import Column, Format, ReadOptions, Records, Rows, check_width, choose_run, number
 from .long import LongTable, long_columns
 from .opening import Log
+from .runs import is_norm
 
 __all__ = ["DOCUMENT", "LINES", "first_objects", "objects", "parse", "read_lines"]
 
@@ -131,19 +134,30 @@ def from_value(value: Any, options: ReadOptions, depth: int = 0) -> Records:
         lists = {
             str(k): v for k, v in value.items() if isinstance(v, list) and v and not isinstance(v[0], (list, dict))
         }
+        check_width(len(lists))
         if any(options.wants(name) for name in lists):
             return _columns(lists, options)
-        if depth < 4:
-            for part in value.values():
-                if isinstance(part, (Mapping, list)):
-                    try:
-                        return from_value(part, options, depth + 1)
-                    except RefineError:
-                        continue
+        parts = _parts(value, options, depth) if depth < 4 else {}
+        with_norm = [name for name, part in parts.items() if any(is_norm(c.name, options) for c in part.columns)]
+        if len(with_norm) > 1 or (options.run is not None and options.run in parts):
+            run = choose_run(with_norm, options.run)
+            return replace(parts[run], run=run)
+        if parts:
+            return parts[(with_norm or list(parts))[0]]
     raise RefineError(
         "the JSON document holds no rows and no columns of numbers; "
         "name one with a list of objects, or a mapping from names to lists"
     )
+
+
+def _parts(value: Mapping[str, Any], options: ReadOptions, depth: int) -> dict[str, Records]:
+    """Those values of a mapping that hold rows or columns: runs, or training and validation."""
+    found = {}
+    for name, part in islice(value.items(), 1000):
+        if isinstance(part, (Mapping, list)):
+            with suppress(RefineError):
+                found[str(name)] = from_value(part, options, depth + 1)
+    return found
 
 
 def _columns(lists: Mapping[str, list[Any]], options: ReadOptions) -> Records:
@@ -167,7 +181,7 @@ def _is_document(log: Log) -> bool:
     text = log.text.lstrip()
     if text[:1] == "[":
         return text[1:].lstrip()[:1] in ("{", "[", "]")
-    if text[:1] != "{":
+    if text[:1] != "{" or text[1:].lstrip()[:1] not in ('"', "}"):
         return False
     first = first_objects(log, 1)
     alone = "\n" not in text.strip() and log.size == len(log.sample)

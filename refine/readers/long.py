@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .base import Column, Facts, ReadOptions, Records, choose_run, number
+from .base import Column, Facts, Names, ReadOptions, Records, choose_run, number
 
 __all__ = ["LongTable", "Series", "coded", "long_columns"]
 
@@ -44,16 +44,13 @@ class Series:
 
     def __init__(self, options: ReadOptions) -> None:
         self.options = options
-        self.names: dict[str, bool] = {}
+        self.names = Names(options)
         self._steps: dict[str, array[float]] = {}
         self._values: dict[str, array[float]] = {}
 
     def wants(self, name: str) -> bool:
         """Whether a metric is worth adding; remembers its name for messages."""
-        wanted = self.names.get(name)
-        if wanted is None:
-            wanted = self.names[name] = self.options.wants(name)
-        return wanted
+        return self.names[name]
 
     def add(self, name: str, step: float, value: float) -> None:
         """Add one value of a metric that is wanted."""

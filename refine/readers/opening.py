@@ -35,8 +35,14 @@ MAX_UNPACKED = 8 * 2**30
 MAX_RATIO = 300
 """Size unpacked over packed, past the first 64 MiB: logs reach 3 to 30, bombs 1,000 and more."""
 
+SMALL = 2**26
+"""Bytes that any compressed file may unpack to."""
+
 MAX_LINE = 16 * 2**20
 """Bytes of one line of text."""
+
+MAX_COLUMNS = 50_000
+"""Columns of a table, and metrics of a log."""
 
 MAX_JSON = 256 * 2**20
 """Bytes of one JSON document, which has to be held in memory."""
@@ -47,7 +53,6 @@ MAX_ENTRIES = 100_000
 PATIENCE_S = 2.0
 """How long to wait for somebody to open a named pipe for writing."""
 
-_SMALL = 2**26
 _SAMPLE = 2**18
 _TAIL = 2**16
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -124,14 +129,18 @@ class Log:
         """Files below a folder whose name matches a glob pattern, sorted."""
         return [path for path in self._entries if fnmatch.fnmatch(path.name, pattern) and path.is_file()]
 
+    def path_files(self, most: int = 100) -> list[Path]:
+        """The first files of a folder itself, by name."""
+        return [path for path in sorted(self.path.iterdir())[:most] if path.is_file()]
+
     def report(self, done: int) -> None:
         """Tell how many bytes have been read."""
         if self._progress is not None and self.size:
             self._progress(min(1.0, done / self.size))
 
-    def stream(self, *, cut: int = 0) -> BinaryIO:
-        """The bytes, less ``cut`` at the end; refuses over-long lines and reports progress."""
-        return _Watched(self, cut)  # type: ignore[return-value]
+    def stream(self, *, cut: int, delimiter: str) -> BinaryIO:
+        """The bytes of a table, less ``cut`` at the end; refuses over-long lines and reports progress."""
+        return _Watched(self, cut, delimiter.encode())  # type: ignore[return-value]
 
     def lines(self) -> Iterator[str]:
         """Lines of text without their end, terminal colours and overwritten progress bars; for consoles."""
@@ -166,10 +175,11 @@ def plain(text: str) -> str:
 class _Watched:
     """A binary stream for `pandas.read_csv` that ends early, refuses over-long lines and reports progress."""
 
-    def __init__(self, log: Log, cut: int) -> None:
+    def __init__(self, log: Log, cut: int, delimiter: bytes) -> None:
         self.log = log
+        self.delimiter = delimiter
         self.left = log.size - cut
-        self.since_newline = 0
+        self.since_newline = self.fields = 0
         self.file = open(log.path, "rb")  # noqa: SIM115 (closed by the caller)
 
     def read(self, size: int = -1) -> bytes:
@@ -177,8 +187,11 @@ class _Watched:
         self.left -= len(data)
         last = max(data.rfind(b"\n"), data.rfind(b"\r"))
         self.since_newline = self.since_newline + len(data) if last < 0 else len(data) - last - 1
+        self.fields = (self.fields if last < 0 else 0) + data.count(self.delimiter, last + 1)
         if self.since_newline > MAX_LINE:
             raise RefineError(_LONG_LINE)
+        if self.fields > MAX_COLUMNS:
+            raise RefineError(f"a line has more than {MAX_COLUMNS:,} fields; repair the file")
         self.log.report(self.log.size - self.left)
         return data
 
@@ -256,7 +269,7 @@ def _copied(
             done += len(block)
             if done > MAX_UNPACKED:
                 raise RefineError(f"more than {MAX_UNPACKED >> 30} GiB come out of it; name a smaller log")
-            if packed is not None and done > max(_SMALL, MAX_RATIO * packed()):
+            if packed is not None and done > max(SMALL, MAX_RATIO * packed()):
                 raise RefineError(
                     f"its first {packed():,} bytes unpack to more than {MAX_RATIO} times as many, as no log does; "
                     "unpack it first"

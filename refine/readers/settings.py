@@ -18,6 +18,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "learning_rate": ("learning_rate", "lr", "max_lr", "peak_lr", "base_lr"),
     "schedule": ("lr_scheduler_type", "scheduler", "lr_schedule", "lr_scheduler", "lr_decay_style"),
     "warmup_steps": ("warmup_steps", "lr_warmup_iters", "num_warmup_steps", "lr_warmup_steps", "warmup_iters"),
+    "warmup_ratio": ("warmup_ratio", "warmup_fraction", "lr_warmup_fraction"),
     "clip": (
         "max_grad_norm",
         "grad_clip",
@@ -67,10 +68,24 @@ def clip_threshold(settings: Mapping[str, Any]) -> float | None:
     return _positive(settings.get("clip"))
 
 
-def schedule_settings(settings: Mapping[str, Any]) -> tuple[float | None, int | None]:
-    """Peak learning rate and warmup steps, as far as the settings give them."""
-    warmup = _positive(settings.get("warmup_steps"))
-    return _positive(settings.get("learning_rate")), int(warmup) if warmup and warmup >= 1.0 else None
+def schedule_settings(settings: Mapping[str, Any], total_steps: int) -> tuple[float | None, int | None]:
+    """Peak learning rate and warmup steps of a run of ``total_steps``, as far as the settings give them.
+
+    Examples
+    --------
+    >>> schedule_settings({"learning_rate": 3e-4, "warmup_steps": 0, "warmup_ratio": 0.03}, 1000)
+    (0.0003, 30)
+    >>> schedule_settings({"warmup_steps": 0}, 1000), schedule_settings({}, 1000)
+    ((None, 0), (None, None))
+    """
+    peak = _positive(settings.get("learning_rate"))
+    steps, ratio = _positive(settings.get("warmup_steps")), _positive(settings.get("warmup_ratio"))
+    if steps is not None and steps < 1.0:  # transformers 5 takes a share for it
+        steps, ratio = None, steps
+    if steps is None and ratio is not None and ratio <= 1.0:
+        steps = math.ceil(ratio * total_steps)
+    none = settings.get("warmup_steps") == 0 and ratio is None
+    return peak, 0 if none else None if steps is None else int(steps)
 
 
 def beside(folder: Path, names: Iterable[str]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Column, Format, Growing, ReadOptions, Records
-from .columns import RUN_NAMES
+from .base import Column, Format, Growing, ReadOptions, Records, check_width, number
+from .columns import RUN_NAMES, run_in_name
 from .long import LongTable, coded, long_columns
 from .opening import Log
 
@@ -27,6 +27,8 @@ __all__ = ["FORMAT", "header", "read_table"]
 
 _EMPTY = ("", "na", "n/a", "null", "none", "-")
 _CHUNK = 131_072
+_DOWNLOAD = ["Wall time", "Step", "Value"]
+_TAG = re.compile(r"tag-(?P<tag>.+?)(?: ?\(\d+\))?\.csv$")  # run-NAME-tag-train_grad_norm.csv
 _TAIL = 65_536
 
 
@@ -43,11 +45,13 @@ class _Layout:
 
     @property
     def format(self) -> str:
-        if self.header and any(name.endswith("__MIN") for name in self.names):
+        if self.header and any(map(run_in_name, self.names[1:])):
             return "W&B chart export (CSV)"
-        if self.names == ["Wall time", "Step", "Value"]:
+        if self.names[:2] == _DOWNLOAD[:2] and len(self.names) == 3:
             return "TensorBoard CSV download"
-        return {"\t": "TSV", ";": "CSV with semicolons"}.get(self.delimiter, "CSV")
+        return {"\t": "TSV", ";": "CSV with semicolons", "|": "table with bars", " ": "table with spaces"}.get(
+            self.delimiter, "CSV"
+        )
 
 
 def header(log: Log) -> list[str]:
@@ -65,6 +69,11 @@ def read_table(log: Log, options: ReadOptions) -> Records:
     """Read a delimited text file."""
     layout = _sniff(log)
     names = layout.names
+    if names[0].startswith("Relative Time") and options.step_column is None and options.every is None:
+        raise RefineError(
+            f'the x axis of the chart is "{printable(names[0])}"; export it with a step as the x axis, '
+            "or choose one of the columns with --step-column"
+        )
     runs_at = next((i for i, name in enumerate(names) if name in RUN_NAMES), None) if layout.header else None
     pivot = long_columns(names) if layout.header else None
     if pivot is not None:
@@ -127,10 +136,6 @@ def _missing(layout: _Layout) -> str:
         return 'the download does not say which tag "Value" is: if it is the gradient norm, say --column Value'
     if any(name.startswith("Group: ") or " - Group: " in name for name in layout.names):
         return "a grouped chart holds means over runs: ungroup the runs and export again"
-    if len(layout.names) == 1:
-        return "is the file separated by spaces? Choose one with --column"
-    if any(name.startswith("Relative Time") for name in layout.names):
-        return "choose one with --column, and export with a step as the x axis"
     return "choose one with --column"
 
 
@@ -157,10 +162,13 @@ class _Cells:
             try:
                 self.chunk[row] = float(text.replace(self.decimal, "."))
             except ValueError:
+                value = number(text) if self.decimal == "." else None  # 1,234
                 if text.lower() in _EMPTY:
                     self.present[row] = False
                 elif text == self.name:
                     repeated[row] = True
+                elif value is not None:
+                    self.chunk[row] = value
                 elif self.bad is None:
                     self.bad = (before + int(row) + 1, text)
         return repeated
@@ -180,10 +188,10 @@ def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int])
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             with (
-                log.stream(cut=layout.cut) as stream,
+                log.stream(cut=layout.cut, delimiter=layout.delimiter) as stream,
                 pd.read_csv(
                     stream,
-                    sep=layout.delimiter,
+                    sep=layout.delimiter if layout.delimiter != " " else r"\s+",
                     decimal=layout.decimal,
                     header=None,
                     names=list(range(width)),
@@ -237,14 +245,22 @@ def _sniff(log: Log) -> _Layout:
     if skip == len(lines):
         raise RefineError("the file holds comments only; name a log with a header and rows, such as step,grad_norm")
     head = lines[skip]
-    delimiter = max(",;\t", key=re.sub(r'"[^"]*"', "", head).count)  # names may hold any of them
+    bare = re.sub(r'"[^"]*"', "", head)  # names may hold any of them
+    delimiter = max(",;\t|", key=bare.count)
+    if delimiter not in bare and " " in bare.strip():
+        delimiter = " "
     try:
-        first = [field.strip() for field in next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))]
+        first = [
+            field.strip() for field in next(csv.reader([head.strip()], delimiter=delimiter, skipinitialspace=True))
+        ]
     except csv.Error as error:
         raise RefineError(f"the first line cannot be split into fields ({error}); name a table of numbers") from None
     decimal = "," if delimiter == ";" and not any("." in line for line in lines[skip + 1 : skip + 20]) else "."
     header = not all(_is_number(field, decimal) for field in first)
+    check_width(len(first))
     names = first if header else [str(i + 1) for i in range(len(first))]
+    if names == _DOWNLOAD and (tag := _TAG.search(log.name)):
+        names = [*_DOWNLOAD[:2], tag["tag"]]
     rest = sample[len(whole_lines) :]
     if header and not rest and not any(line.strip() for line in lines[skip + 1 :]):
         raise RefineError("the file holds a header and no rows; name a log of a finished run")
@@ -271,7 +287,8 @@ def _truncated(log: Log, delimiter: str, width: int) -> int:
     if not last.strip():
         return 0
     try:
-        fields = next(csv.reader([last.decode("utf-8-sig")], delimiter=delimiter, strict=True))
+        text = last.decode("utf-8-sig")
+        fields = text.split() if delimiter == " " else next(csv.reader([text], delimiter=delimiter, strict=True))
     except (csv.Error, UnicodeDecodeError):
         return len(last)
     if len(fields) < width:

@@ -126,10 +126,7 @@ def _items(message: bytes, rows: Rows | None = None) -> Iterator[tuple[str, Any]
                 value = content
         name = b".".join(keys).decode("utf-8", errors="replace")
         if rows is not None:
-            wanted = rows.names.get(name)
-            if wanted is None:
-                wanted = rows.names[name] = rows.options.wants(name)
-            if not wanted:
+            if not rows.names[name]:
                 continue
         try:
             yield name, parse(value.decode("utf-8", errors="replace"))

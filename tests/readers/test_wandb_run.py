@@ -5,6 +5,7 @@ import json
 import math
 import random
 import struct
+import time
 import warnings
 import zlib
 
@@ -68,6 +69,17 @@ def write(tmp_path):
         return path
 
     return write
+
+
+def settle(folder):
+    """Wait until wandb's own process, which may outlive ``finish``, has written everything."""
+    sizes, deadline = {}, time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        before, sizes = sizes, {path: path.stat().st_size for path in folder.rglob("*.wandb")}
+        if sizes and sizes == before and min(sizes.values()) > len(MAGIC):
+            return
+    raise AssertionError(f"wandb wrote nothing: {sizes}")
 
 
 def test_rows_and_settings(write):
@@ -224,6 +236,7 @@ def test_runs_of_wandb(wandb, tmp_path):
                 run.log({"train/learning_rate": 0.1 / t, "train/loss": float(t), "train/global_step": 2 * t})
             run.config.update({"weight_decay": 0.25})
             run.finish()
+    settle(tmp_path)
     with pytest.raises(RefineError, match='holds 2 runs: "calm-sun-2", "jolly-frog-1"'):
         read_norms(tmp_path)
     norms = read_norms(tmp_path, run="jolly-frog-1")
@@ -248,6 +261,7 @@ def test_a_run_of_lightning_counts_from_0(wandb, tmp_path):
             logger.log_metrics({"grad_2.0_norm_total": 1.0 + t}, step=t)
             logger.log_metrics({"lr-SGD": 0.1}, step=t)
         logger.experiment.finish()
+    settle(tmp_path)
     norms = read_norms(tmp_path)
     assert norms.source.columns["step"] == "trainer/global_step"
     assert norms.steps.tolist() == [1, 2, 3, 4]
