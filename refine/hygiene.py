@@ -223,7 +223,7 @@ def clipping_plateau(values: NDArray[np.float64]) -> Plateau | None:
         return found if values.size >= 20 else None
     next_value = below.max()
     stands_out = count >= 20 and count >= 5 * np.count_nonzero(below >= 0.999 * next_value)
-    measured = np.mean(np.diff(below) == 0.0) <= 0.1
+    measured = below.size > 1 and np.mean(np.diff(below) == 0.0) <= 0.1
     return found if measured and (found.share > 0.2 or stands_out) else None
 
 

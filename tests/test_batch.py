@@ -80,6 +80,36 @@ def test_rates_in_a_file_of_their_own_are_joined(runs, tmp_path):
         assert (found["prior_peak_lr"], found["prior_warmup_steps"], found["columns"]["lr"]) == (0.1, 30, "lr")
 
 
+def test_all_runs_of_one_log_are_fitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{r},{t},{1 + (r == 'a/b') + 1 / t!r}\n" for r in ("a/b", "c") for t in range(1, 101))
+    (tmp_path / "runs.csv").write_text("run,step,grad_norm\n" + rows)
+    done = invoke("fit", "runs.csv", "--each", "--no-plot", "--json")
+    rows = json.loads(done.stdout)
+    assert [(row["run"], row["folder"], row["error"]) for row in rows] == [
+        ("a/b", "refined/runs/a_b", None),
+        ("c", "refined/runs/c", None),
+    ]
+    assert invoke("fit", "runs.csv", "--run", "c", "--no-plot", "--out", "alone").exit_code == 0
+    each, alone = (Schedule.load(f"{folder}/schedule.csv") for folder in ("refined/runs/c", "alone"))
+    assert each.multiplier.tolist() == alone.multiplier.tolist()
+    table = invoke("fit", "runs.csv", "--each", "--no-plot", "--force").stdout
+    assert [line.split()[0] for line in table.splitlines()[1:3]] == ["runs/a_b", "runs/c"]
+
+
+def test_folders_are_made_by_many_processes_at_once(tmp_path):
+    from refine.files import write_files
+
+    def write(i):
+        write_files({tmp_path / "a" / "b" / f"{i}" / "x.txt": ["x"]})
+
+    import joblib
+
+    for _ in range(5):
+        joblib.Parallel(n_jobs=6, backend="threading")(joblib.delayed(write)(f"{_}-{i}") for i in range(6))
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 30
+
+
 def test_options_of_each_need_it(runs):
     done = invoke("fit", *runs, "--jobs", "2")
     assert done.exit_code == 2

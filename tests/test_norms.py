@@ -96,6 +96,13 @@ def test_deepspeed_marks_are_dropped(groups):
     assert clean(np.arange(1.0, 101), values).dropped == {"overflow mark": 7}
 
 
+def test_irrational_marks_are_marks_in_short_and_rounded_logs_too():
+    values = np.random.default_rng(0).lognormal(size=22).round(2)
+    values[[3, 4]] = values[2]
+    values[10:14] = np.sqrt(2)
+    assert overflow_marks(values).nonzero()[0].tolist() == [10, 11, 12, 13]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -120,6 +127,19 @@ def test_norms_logged_after_clipping_are_told_by_their_plateau():
         assert found.share == pytest.approx(np.mean(norms > 0.999 * threshold), abs=0.02)
         assert overflow_marks(clipped).sum() == 0
     assert clipping_plateau(np.minimum(norms, 1.2345)) is None  # nobody clips there
+    assert clipping_plateau(np.ones(100)).share == 1.0  # all clipped
+    assert clipping_plateau(np.append(np.ones(99), 0.7)).value == 1.0
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+@pytest.mark.parametrize("digits", [3, 16])
+def test_light_clipping_is_told_from_the_tail_of_rounded_norms(threshold, digits):
+    norms = np.random.default_rng(0).normal(1.0, 0.15, size=2000)
+    norms *= threshold / np.quantile(norms, 0.9)
+    assert clipping_plateau(np.minimum(norms, threshold).round(digits)).value == threshold
+    for decimals in (1, 2, 3, 16):
+        assert clipping_plateau(norms.round(decimals)) is None
+        assert clipping_plateau((0.3 + 0.4 * norms).round(decimals)) is None
 
 
 def test_a_column_of_negative_numbers_is_no_norm():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,9 +53,23 @@ def test_rates_and_counts_are_pooled_where_all_logs_have_them():
     assert pool([logs[0], GradientNorms.from_values([1.0] * 9)]).learning_rate is None
 
 
+def test_what_the_logs_do_not_agree_on_is_unknown():
+    facts = ({"clipping": "pre", "lr_alignment": "this_step"}, {"clipping": "post", "window_mean": True})
+    logs = [replace(log, source=replace(log.source, **f)) for log, f in zip(seeds(2), facts, strict=True)]
+    source = pool(logs).source
+    assert (source.clipping, source.lr_alignment, source.window_mean) == ("unknown", "unknown", True)
+    assert any("do not agree on clipping" in note for note in source.notes)
+    assert pool(logs[:1] * 2).source.clipping == "pre"
+
+
 def test_logs_that_do_not_go_together_are_refused():
     with pytest.raises(RefineError, match=r"norms of different kinds: array \(l2\), array \(l1\); choose one"):
         pool([*seeds(1), *seeds(1, kind="l1")])
+    far = GradientNorms.from_values(np.full(200, 1e-3))
+    with pytest.raises(
+        RefineError, match="differ 1,[0-9]+-fold: logs of one configuration do not; fit them one by one"
+    ):
+        pool([*seeds(1), far])
     with pytest.raises(RefineError, match="no logs to pool"):
         pool([])
 

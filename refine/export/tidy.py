@@ -31,11 +31,12 @@ def tidy_csv(norms: GradientNorms) -> Iterator[str]:
     """
     columns: dict[str, NDArray[np.float64] | None] = {"grad_norm": None, "lr": norms.learning_rate, "loss": norms.loss}
     columns["grad_norm" if norms.kind == "l2" else f"grad_norm_{norms.kind}"] = norms.values
-    columns |= {"grad_norm" if name == "grad_norm_l2" else name: extra for name, extra in norms.extras.items()}
+    for name, extra in norms.extras.items():
+        text = name.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be written
+        columns["grad_norm" if text == "grad_norm_l2" else text] = extra
     for start in range(0, norms.steps.size, _CHUNK):
         part = slice(start, start + _CHUNK)
         missing = np.full(norms.steps[part].size, np.nan)
-        frame = pd.DataFrame({"step": norms.steps[part]})
-        for name, values in columns.items():
-            frame[name] = missing if values is None else values[part]
+        parts = {name: missing if values is None else values[part] for name, values in columns.items()}
+        frame = pd.DataFrame({"step": norms.steps[part], **parts})
         yield frame.to_csv(index=False, header=start == 0, lineterminator="\n")

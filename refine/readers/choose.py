@@ -122,8 +122,6 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
         notes.append(f'learning rates not used: column "{printable(rate_column.name)}" {what}')
         columns["lr"] = None
 
-    clipping, how = _clipping(records, norm, cleaned.values)
-    notes += how
     settings = {**records.settings, **_seen(records, axis)}
     dropped = dict(records.dropped)
     if norm.steps is None and records.rows > norm.values.size:
@@ -145,7 +143,7 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
             kind_known=kind is not None,
             optimizer=optimizer,
             notes=tuple(notes),
-            clipping=clipping,
+            clipping=_clipping(records, norm, cleaned.values),
             lr_alignment=facts.lr_alignment,
             window_mean=facts.window_mean or "mean_grad_norm" in short_name(norm.name).lower(),
             settings=settings,
@@ -408,20 +406,18 @@ def _from_companion(
     return match(axis.of(found[0]), found[0].values * lr_scale(found[0].name), steps), found[0].name
 
 
-def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> tuple[Clipping, list[str]]:
-    """Before or after clipping: by a plateau of the values, else by the format, the name or the settings."""
-    plateau = clipping_plateau(values)
-    known = records.facts.clipping
-    threshold = clip_threshold(records.settings)
-    if plateau is not None:
-        return "post", []
-    if known != "unknown":
-        return known, []
+def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> Clipping:
+    """Before or after clipping: by a plateau of the values, else by the names, the format or the settings."""
+    if clipping_plateau(values) is not None:
+        return "post"
     if find("l2 before clipping", [norm.name]):
-        return "pre", []
-    if threshold is not None and values.size and values.max() > 1.01 * threshold:
-        return "pre", []
-    return "unknown", []
+        return "pre"
+    if any(find("l2 before clipping", [column.name]) for column in records.columns):
+        return "post"  # the log holds both
+    if records.facts.clipping != "unknown":
+        return records.facts.clipping
+    threshold = clip_threshold(records.settings)
+    return "pre" if threshold is not None and values.size and values.max() > 1.01 * threshold else "unknown"
 
 
 def _seen(records: Records, axis: _Axis) -> dict[str, float]:

@@ -91,14 +91,16 @@ def _read_database(log: Log, options: ReadOptions) -> Records:
             labels = {str(run): str(name or run) for run, name in known if str(run) in names}
         series = Series(options)
         run = choose_by_id(labels, lambda run: any(is_norm(name, options) for name in names[run]), options.run)
-        wanted = [name for name in sorted(names[run]) if series.wants(name)]
-        for done, name in enumerate(wanted):
-            log.report(log.size * done // len(wanted))
-            rows = database.execute(
-                "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY rowid", (run, name)
-            )
-            for step, value, is_nan in rows:
+        wanted = {name for name in sorted(names[run]) if series.wants(name)}
+        (total,) = database.execute("SELECT max(rowid) FROM metrics").fetchone()
+        rows = database.execute(
+            "SELECT rowid, key, step, value, is_nan FROM metrics WHERE run_uuid = ? ORDER BY rowid", (run,)
+        )
+        for place, name, step, value, is_nan in rows:
+            if name in wanted:
                 series.add(name, _float(step), np.nan if is_nan else _float(value))
+            if place % 4096 == 0:
+                log.report(log.size * place // max(1, total))
         params: dict[str, Any] = {}
         if {"key", "value", "run_uuid"} <= columns_of(database, "params"):
             params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))

@@ -26,6 +26,7 @@ from typing import IO, Any, BinaryIO
 
 from ..errors import RefineError
 from ..files import printable
+from .zstd import open_zstd
 
 __all__ = ["MAX_JSON", "MAX_LINE", "MAX_UNPACKED", "Log", "opened"]
 
@@ -293,19 +294,11 @@ def _fetched(stack: contextlib.ExitStack, url: str) -> Path:
         raise RefineError(f"cannot read {printable(url)} ({detail}); check the URL and its access rights") from None
 
 
-def _zstd(packed: BinaryIO) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise RefineError("it is compressed with zstd, which needs zstandard: pip install 'lr-refine[zstd]'") from None
-    return zstandard.open(packed, "rb")
-
-
 _PACKED: tuple[tuple[bytes, str, Callable[[BinaryIO], Any]], ...] = (
     (b"\x1f\x8b", "gzip", gzip.open),
     (b"\xfd7zXZ\x00", "xz", lzma.open),
     (b"BZh", "bzip2", bz2.open),
-    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
+    (b"\x28\xb5\x2f\xfd", "zstd", open_zstd),
 )
 
 

@@ -125,9 +125,8 @@ def _items(message: bytes, rows: Rows | None = None) -> Iterator[tuple[str, Any]
             elif number == _VALUE:
                 value = content
         name = b".".join(keys).decode("utf-8", errors="replace")
-        if rows is not None:
-            if not rows.names[name]:
-                continue
+        if rows is not None and not rows.names[name]:
+            continue
         try:
             yield name, parse(value.decode("utf-8", errors="replace"))
         except ValueError:
