@@ -27,10 +27,14 @@ def convert(logs: tuple[str, ...], out: str, force: bool, **read: Any) -> None:
 
     grad_norm is the l2 norm; l1, dual and single layers get columns of their own. An empty cell was not logged.
     """
+    from refine.errors import RefineError
     from refine.export.tidy import tidy_csv
     from refine.files import printable, write_files
     from refine.readers import ReadOptions, read_one
 
+    suffix = Path(out).suffix.lower()
+    if out != "-" and suffix not in ("", ".csv", ".txt"):
+        raise RefineError(f"{printable(out)} would hold CSV; name it .csv")
     with reading() as progress:
         norms = read_one(logs, ReadOptions(**read, extras=True), progress)
     if out == "-":

@@ -32,7 +32,7 @@ from .progress import reading
 )
 @click.option("--no-guard", is_flag=True, help="Refine even where the norms say that it will hurt.")
 @smoothing_option
-@click.option("--out", default="refined", show_default=True, metavar="DIR", help="Folder for the schedule files.")
+@click.option("--out", "-o", default="refined", show_default=True, metavar="DIR", help="Folder for the schedule files.")
 @click.option("--force", is_flag=True, help="Replace an earlier result in that folder.")
 @click.option("--no-plot", is_flag=True, help="Draw no figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -139,19 +139,9 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        head = (
-            "run",
-            "points",
-            "updates",
-            "optimizer",
-            "decision",
-            "rho",
-            "warmup",
-            "peak at",
-            "bound gain",
-            "peak LR",
-        )
-        table = [head]
+        head: tuple[str, ...] = ("run", "points", "updates", "optimizer", "decision", "rho", "warmup", "peak at")
+        head += ("bound gain", "peak LR", "warnings")
+        table: list[tuple[str, ...]] = [head]
         for row in rows:
             if row["error"]:
                 continue
@@ -167,6 +157,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
                     f"{row['peak_fraction']:.1%}",
                     _shown(row["gain_over_linear"] and row["gain_over_linear"] - 1.0, "+.1%"),
                     _shown(row["peak_lr_ratio"], "x.2f"),
+                    str(len(row["warnings"])),
                 )
             )
         name, *widths = (max(map(len, column)) for column in zip(*table, strict=True))

@@ -27,8 +27,8 @@ def log_options(command: Command) -> Command:
         ),
         click.option(
             "--optimizer",
-            type=click.Choice(["sgd", "adam"]),
-            help="Optimizer family of the logged run (Lion, RMSprop ...: adam).",
+            type=Optimizer(),
+            help="Optimizer family of the logged run: sgd or adam, or a name that tells (AdamW, Lion ...).",
         ),
         click.option(
             "--norm-kind",
@@ -42,6 +42,21 @@ def log_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+class Optimizer(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """Family of an optimizer, by its own name or that of a member."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse names that do not tell."""
+        from refine.readers.columns import family
+
+        found = family(str(value))
+        if found is None:
+            self.fail(f"{value!r} is not one of 'sgd', 'adam', nor a name that tells, such as AdamW.", param, ctx)
+        return found
 
 
 class Number(click.FloatRange):

@@ -222,10 +222,13 @@ def refined_schedule(
         "optimizer_source": family_source,
         "mode": mode,
         "decision": decision,
-        "smoothing_fraction": smoothing,
+        "smoothing_fraction": norms.pool.smoothing if norms.pool else smoothing,
         "warmup_steps": warmup_steps,
+        "prior_peak_lr": prior.peak_lr,
+        "suggested_peak_lr": None if ratio is None or prior.peak_lr is None else ratio * prior.peak_lr,
         "assumptions": assumptions,
     }
+    provenance |= {"run": norms.source.run} if norms.source.run else {}
     return Refinement(
         schedule=Schedule(on_grid(multiplier), provenance),
         decision=decision,

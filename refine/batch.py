@@ -32,6 +32,8 @@ FIELDS = (
     "peak_fraction",
     "gain_over_linear",
     "peak_lr_ratio",
+    "suggested_peak_lr",
+    "warnings",
 )
 """What the summary table of `fit_each` shows of each run, besides its log, its folder and its error."""
 
@@ -113,8 +115,13 @@ def fit_each(
         with _engine(engine, address, jobs):
             found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
     return [
-        {**row, "log": log, "folder": os.path.join(out, os.path.relpath(row["folder"], os.path.abspath(out)))}
-        for log, rows in zip(logs, found, strict=True)
+        {
+            **row,
+            "log": log,
+            "folder": os.path.join(out, os.path.relpath(row["folder"], os.path.abspath(out))),
+            "error": row["error"] and row["error"].replace(printable(place), printable(log), 1),
+        }
+        for log, place, rows in zip(logs, places, found, strict=True)
         for row in rows
     ]
 

@@ -208,7 +208,8 @@ def end_to_start(smoothed: NDArray[np.float64]) -> float:
     >>> end_to_start(np.linspace(1.0, 0.0, 101))
     0.0
     """
-    return float(smoothed[-1] / smoothed[int(0.05 * smoothed.size)])
+    with np.errstate(over="ignore"):
+        return float(smoothed[-1] / smoothed[int(0.05 * smoothed.size)])
 
 
 def tiny_norms(smoothed: NDArray[np.float64], *, level: float = 1e-6) -> float:

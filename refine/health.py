@@ -96,6 +96,8 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
         if reason in norms.dropped
         for first, last in [norms.dropped_at.get(reason, (0, 0))]
     ]
+    if norms.pool is not None:
+        return Health(0, 1.0, 0, digits, gap_ratio, None, tuple(warnings))  # medians repeat themselves
     if plateau is not None:
         warnings.append(
             f"{100 * plateau.share:.0f} % of the norms are at their maximum {plateau.value:g}: they were logged after "
@@ -169,6 +171,7 @@ class Inspection:
         logged = {"learning_rates": norms.learning_rate, "losses": norms.loss}
         return {
             "source": source.name,
+            "run": source.run,
             "format": source.format,
             "columns": dict(source.columns),
             "rows": source.rows,
@@ -217,7 +220,10 @@ class Inspection:
         }[d["lr_alignment"]]
         kind = f"{norms.kind} norm" + ("" if d["norm_kind_known"] else " (assumed)")
         lines = [
-            ("log", printable(norms.source.name)),
+            (
+                "log",
+                printable(norms.source.name) + (f', run "{printable(norms.source.run)}"' if norms.source.run else ""),
+            ),
             ("format", norms.source.format),
             ("columns", ", ".join(f'{role} "{printable(name)}"' for role, name in d["columns"].items())),
             ("points", f"{d['points']:,} of {d['rows']:,} rows"),

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 
-__all__ = ["Cleaned", "Plateau", "clean", "clipping_plateau", "match", "overflow_marks", "stride"]
+__all__ = ["Cleaned", "Plateau", "clean", "clipping_plateau", "last_of_each_step", "match", "overflow_marks", "stride"]
 
 _SMALLEST, _LARGEST = 1e-300, 1e300
 """Norms between these can be interpolated, and divided by each other's median, within the floats."""
@@ -237,6 +237,22 @@ def stride(steps: NDArray[np.int64]) -> int:
     """
     between = np.diff(steps)
     return int(np.partition(between, (between.size - 1) // 2)[(between.size - 1) // 2])
+
+
+def last_of_each_step(
+    steps: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Another column by itself: the last finite value of every step, in step order.
+
+    Examples
+    --------
+    >>> steps, values = last_of_each_step(np.array([1.0, 2.0, 1.0, 3.0]), np.array([0.5, 0.25, 0.75, np.nan]))
+    >>> steps.tolist(), values.tolist()
+    ([1, 2], [0.75, 0.25])
+    """
+    known = np.isfinite(values) & (steps >= 0) & (steps < 2.0**53)
+    kept, at = np.unique(steps[known][::-1], return_index=True)
+    return kept.astype(np.int64), values[known][::-1][at]
 
 
 def match(

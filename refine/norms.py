@@ -53,6 +53,10 @@ class Source:
         Each norm is a mean over the updates since the one before, not that of one update.
     settings : mapping
         Hyper-parameters of the logged run that stand in or beside the log, flat, as written.
+    run : str or None
+        Which run of a log that holds several.
+    run : str or None
+        Which run of a log that holds several.
     """
 
     name: str = "array"
@@ -66,6 +70,7 @@ class Source:
     lr_alignment: LrAlignment = "unknown"
     window_mean: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
 
 
 def _own(column: npt.ArrayLike, kind: type[Number]) -> NDArray[Number]:
@@ -119,8 +124,6 @@ class GradientNorms:
         Reason to count of rows that were dropped.
     out_of_order : int
         How often the step went backwards in the file.
-    dropped_at : mapping
-        Reason to first and last step of the rows that were dropped for it, where known.
     source : Source
     from_zero : bool, optional
         Whether the labels count from 0; by default whether the first one is 0.
@@ -128,6 +131,10 @@ class GradientNorms:
         Other columns of norms at the same steps: name to (n,) float64, nan where missing.
     pool : Pool or None
         Where these are the pooled norms of several logs.
+    dropped_at : mapping
+        Reason to first and last step of the rows that were dropped for it, where known.
+    rates : (steps, learning rates) or None
+        All rates of the log, (m,) int64 and (m,) float64, where they stand at other steps than the norms.
     """
 
     steps: NDArray[np.int64]
@@ -143,6 +150,7 @@ class GradientNorms:
     extras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     pool: Pool | None = None
     dropped_at: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps)
@@ -162,8 +170,10 @@ class GradientNorms:
         if self.kind not in get_args(NormKind):
             raise RefineError(f"the norm kind is {self.kind!r}; it must be one of l2, l1, dual")
         if steps.size < 2:
+            lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
             raise RefineError(
-                f"the number of usable gradient norms is {steps.size}; at least 2 are needed: name a log of a whole run"
+                f"the number of usable gradient norms is {steps.size}; at least 2 are needed: "
+                + (f"dropped were {lost}" if lost else "name a log of a whole run, and log more often")
             )
         if not (np.all(np.isfinite(self.values)) and self.values.min() > 0.0):
             raise RefineError("norms must be finite and positive; GradientNorms.from_values drops the others")
@@ -243,6 +253,7 @@ class GradientNorms:
         loss: NDArray[np.float64] | None,
         source: Source,
         extras: Mapping[str, NDArray[np.float64]] | None = None,
+        rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
     ) -> GradientNorms:
         """Norms of what `refine.hygiene.clean` has left, with other columns at its steps."""
         total = int(cleaned.steps[-1]) if cleaned.steps.size else 0
@@ -261,6 +272,7 @@ class GradientNorms:
             cleaned.from_zero,
             extras or {},
             dropped_at=cleaned.where,
+            rates=rates,
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:
@@ -283,17 +295,23 @@ class GradientNorms:
         edges = np.concatenate([[-1], self.updates, [self.total_steps]])
         return int(np.diff(edges).max()) - 1
 
-    def on_updates(self, column: NDArray[np.float64], total_steps: int, *, ahead: int = 0) -> NDArray[np.float64]:
+    def on_updates(self, column: NDArray[np.float64], total_steps: int) -> NDArray[np.float64]:
         """Interpolate a column linearly onto every update of a run of ``total_steps``.
 
-        Points stand at the same fraction of training in both runs; the ends are held. ``ahead`` is by how many
-        updates the values are ahead of the rows that they stand in.
+        Points stand at the same fraction of training in both runs; the ends are held.
         """
-        if column.size == total_steps == self.total_steps and not ahead and np.all(np.isfinite(column)):
+        if column.size == total_steps == self.total_steps and np.all(np.isfinite(column)):
             return column  # a point an update: nothing to interpolate
         known = np.isfinite(column)
-        at = (self.updates[known] + ahead + 0.5) / self.total_steps
-        where = np.arange(total_steps, dtype=np.float64)
-        where += 0.5
-        where /= total_steps
-        return np.interp(where, at, column[known])
+        return on_fraction((self.updates[known] + 0.5) / self.total_steps, column[known], total_steps)
+
+
+def on_fraction(at: NDArray[np.float64], values: NDArray[np.float64], total_steps: int) -> NDArray[np.float64]:
+    """Interpolate values at fractions of training onto every update of a run; the ends are held.
+
+    Examples
+    --------
+    >>> on_fraction(np.array([0.25, 0.75]), np.array([1.0, 3.0]), 4).tolist()
+    [1.0, 1.5, 2.5, 3.0]
+    """
+    return np.interp((np.arange(total_steps) + 0.5) / total_steps, at, values)

@@ -68,6 +68,14 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
     if len(lengths) > 1:
         notes.append(f"the logged runs have {lengths[0]} to {lengths[-1]} updates: pooled at the fraction of training")
     families = {log.source.optimizer for log in logs}
+    if len(families) > 1:
+        notes.append(f"the logs name optimizers of different families, or none: {', '.join(map(str, families))}")
+    peaks = sorted({float(f"{np.nanmax(rate):.3g}") for rate in rates if rate is not None})
+    if len(peaks) > 1:
+        notes.append(
+            f"the logged peak rates differ ({', '.join(f'{peak:g}' for peak in peaks)}): "
+            "pool logs of one configuration, or fit them with --each"
+        )
     clipping = {log.source.clipping for log in logs}
     alignment = {log.source.lr_alignment for log in logs}
     if len(clipping) > 1 or len(alignment) > 1:
@@ -101,6 +109,7 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
         ),
         extras={},
         dropped_at={},
+        rates=None,
         pool=Pool(len(logs), smoothing, norms.min(axis=0), norms.max(axis=0)),
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RefineError
 from .families import from_name
-from .norms import GradientNorms
+from .hygiene import stride
+from .norms import GradientNorms, on_fraction
 from .readers.settings import schedule_settings
 from .schedule import Schedule
 
@@ -21,6 +22,10 @@ CONSTANT_SHARE = 0.95
 
 LEAST_COVERAGE = 0.9
 """Share of the run that the logged rates must span for their mean to be known."""
+
+
+UNFINISHED = 0.5
+"""A run whose last rate is above this share of its peak, and not constant, may have been stopped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,17 +96,15 @@ def read_prior(
     """
     if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
-    logged = np.full(norms.steps.size, np.nan) if norms.learning_rate is None else norms.learning_rate
-    known = np.isfinite(logged) & (logged >= 0.0)
-    rates = np.where(known, logged, np.nan)
-    peak = float(rates[known].max(initial=0.0))
+    at, rates = _logged_rates(norms)
+    peak = float(rates.max(initial=0.0))
     notes: tuple[str, ...] = ()
     if prior_schedule is not None:
         if isinstance(prior_schedule, str):
             origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
         else:
             origin = "given"
-        if norms.learning_rate is not None:
+        if rates.size:
             notes = ("of the logged learning rates only the peak is used: the prior schedule is given",)
         multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
@@ -112,29 +115,53 @@ def read_prior(
             notes = (f"the peak learning rate {set_peak:g} is that of the settings beside the log",)
         return Prior(None, peak_lr or set_peak, set_warmup, "unknown" if set_warmup is None else "the settings", notes)
     ahead = int(norms.source.lr_alignment == "next_step")
-    seen = norms.updates[known] + ahead
-    covered = (int(seen[-1] - seen[0]) + norms.stride) / norms.total_steps
-    area = norms.on_updates(rates / peak, norms.total_steps, ahead=ahead) if covered >= LEAST_COVERAGE else None
+    at = at + ahead
+    usual = stride(at) if at.size > 1 else norms.stride
+    covered = (int(at[-1] - at[0]) + usual) / norms.total_steps
+    area = None
+    if covered >= LEAST_COVERAGE:
+        area = on_fraction((at + 0.5) / norms.total_steps, rates / peak, norms.total_steps)
     # 1e-6: rates are often logged as float32.
     first = int(np.flatnonzero(rates >= peak * (1.0 - 1e-6))[0])
-    warmup = int(norms.updates[first]) + ahead + 1
-    first_stride = int(norms.steps[1] - norms.steps[0])
-    if seen[0] - ahead >= max(norms.stride, first_stride, 0.02 * norms.total_steps):
+    warmup = int(at[first]) + 1
+    first_stride = int(at[1] - at[0]) if at.size > 1 else usual
+    if at[0] - ahead >= max(usual, first_stride, 0.02 * norms.total_steps):
         # The log starts too late to show the warmup, or the peak.
         return Prior(area, peak_lr, None, "the log")
     if warmup == 1 + ahead:
         warmup = 0
     if peak_lr is not None and not math.isclose(peak_lr, peak, rel_tol=1e-3):
         notes = (f"the peak learning rate is {peak_lr:g}, as given; the log says {peak:g}",)
-    if warmup and norms.updates[first] + ahead == seen[0] and set_warmup is not None and set_warmup <= warmup:
+    if warmup and first == 0 and set_warmup is not None and set_warmup <= warmup:
         # The peak lies before the first row: the settings know better.
         warmup, notes = (
             set_warmup,
             (*notes, f"the warmup, {set_warmup} updates, is that of the settings beside the log"),
         )
-    elif warmup and norms.updates[first] + ahead == seen[0]:
-        notes += (f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before",)
-    return Prior(area, peak_lr or peak, warmup, "the log", notes)
+    elif warmup and first == 0:
+        notes += (
+            f"the first logged rate, of update {warmup}, is the peak already: the warmup may have ended before "
+            "(--prior-schedule and --peak-lr say what the run used)",
+        )
+    prior = Prior(area, peak_lr or peak, warmup, "the log", notes)
+    last = float(rates[-1]) / peak
+    if last > UNFINISHED and not prior.is_constant and warmup < norms.total_steps:
+        note = f"the last logged rate is {100 * last:.0f} % of the peak: if the run was to go on, give --logged-steps"
+        prior = replace(prior, notes=(*notes, note))
+    return prior
+
+
+def _logged_rates(norms: GradientNorms) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Update and rate of every row that holds one, in order; those below 0 are none."""
+    if norms.rates is not None:
+        steps, rates = norms.rates
+        at = steps if norms.from_zero else steps - 1
+    elif norms.learning_rate is not None:
+        at, rates = norms.updates, norms.learning_rate
+    else:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    known = np.isfinite(rates) & (rates >= 0.0) & (at >= 0)
+    return at[known], rates[known]
 
 
 def is_file(name: str) -> bool:

@@ -25,6 +25,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
     ratio = result.peak_lr_ratio
     return {
         "source": norms.source.name,
+        "run": norms.source.run,
         "pooled_logs": norms.pool.logs if norms.pool else 1,
         "clipping": norms.source.clipping,
         "lr_alignment": norms.source.lr_alignment,
@@ -114,7 +115,9 @@ def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
     gap = norms.longest_gap
     gaps = f", longest gap {gap:,} updates" if gap >= 2 * norms.stride else ""
     texts = [
-        f"{printable(norms.source.name)} ({norms.source.format})",
+        printable(norms.source.name)
+        + (f', run "{printable(norms.source.run)}"' if norms.source.run else "")
+        + f" ({norms.source.format})",
         f"columns: {columns}" if columns else "",
         f"{norms.steps.size:,} points, steps {norms.steps[0]:,} to {norms.steps[-1]:,} of {norms.total_steps:,}, "
         f"{every}{gaps}",
@@ -170,7 +173,8 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
             f"{_percent(d['gain_over_cosine'])} over cosine, same warmup (convex theory: no promise)"
         )
     if d["peak_lr_ratio"] is None:
-        why = "kept a constant rate" if result.prior.is_constant else "has unknown rates"
+        why = "has unknown rates" if result.norms.learning_rate is None else "has known rates of a part of it only"
+        why = "kept a constant rate" if result.prior.is_constant else why
         texts.append(f"peak learning rate: no suggestion, the logged run {why}")
     else:
         text = f"peak learning rate: {d['peak_lr_ratio']:.2f} times the old one, for equal area"

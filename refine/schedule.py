@@ -169,6 +169,8 @@ class Schedule:
             return self
         position = np.arange(total_steps) * (self.total_steps / total_steps)
         rates = np.interp(position, np.arange(self.total_steps + 1), np.append(self.multiplier, self.end))
+        if not np.any(rates > 0.0):  # so few updates that all fall where the schedule is 0
+            rates = np.ones(total_steps)
         resampled_from = self.provenance.get("resampled_from", self.total_steps)
         return Schedule.from_rates(rates, {**self.provenance, "resampled_from": resampled_from})
 

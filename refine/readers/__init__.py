@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -86,6 +86,8 @@ FORMATS: tuple[Format, ...] = (
 )
 """Tried in this order; the first whose ``sniff`` says yes reads the log."""
 
+_PLAIN = (json_text.DOCUMENT, json_text.LINES, console.FORMAT, table.FORMAT)
+
 
 def read_norms(
     path: str | os.PathLike[str],
@@ -136,7 +138,7 @@ def read_norms(
         Nothing that could be read without guessing; the message names the remedy.
     """
     options = ReadOptions(column, step_column, lr_column, norm_kind, optimizer, every, logged_steps, run, extras)
-    others = [_read(os.fspath(other), options, None) for other in companions]
+    others = {os.fspath(other): _read(os.fspath(other), options, None) for other in companions}
     return _chosen(os.fspath(path), _read(os.fspath(path), options, progress), others, options)
 
 
@@ -152,8 +154,7 @@ def read_logs(
             f"{printable(others[0][0])}: no gradient norm, while {len(main)} other logs hold norms; "
             "pool logs that all hold norms, or give one of them with its learning rates"
         )
-    companions = [records for _, records in others]
-    return [_chosen(path, records, companions, options) for path, records in main]
+    return [_chosen(path, records, dict(others), options) for path, records in main]
 
 
 def read_one(
@@ -168,13 +169,14 @@ def read_one(
     return norms[0]
 
 
-def _chosen(path: str, records: Records, companions: Sequence[Records], options: ReadOptions) -> GradientNorms:
+def _chosen(path: str, records: Records, companions: Mapping[str, Records], options: ReadOptions) -> GradientNorms:
     return _named(path, lambda: choose(records, options, name=path, companions=companions))
 
 
 def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | None) -> Records:
     def read() -> Records:
         with opened(name, progress) as log:
+            log, notes = _in_folder(log)
             try:
                 records = find_format(log).read(log, options)
             except RefineError:
@@ -184,7 +186,7 @@ def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | N
                 raise RefineError(remedy) from None
             if not holds_norms(records, options):
                 records = replace(records, missing=without_norms.recipe(log) or records.missing)
-            return records
+            return replace(records, notes=(*notes, *records.notes))
 
     return _named(name, read)
 
@@ -195,20 +197,37 @@ def find_format(log: Log) -> Format:
         if format.sniff(log):
             return format
     if log.is_dir:
-        known = [path.name for path in log.path_files() if _is_known(log.sibling(path))]
+        known = quoted(path.name for path in log.path_files() if _is_known(log.sibling(path)))
         raise RefineError(
             "the folder holds no log that refine knows as a folder; name the log in it"
-            + (f": {quoted(known)}" if known else " (refine formats lists what can be read)")
+            + (f": {known}" if known else " (refine formats lists what can be read)")
         )
     table.read_table(log, ReadOptions())  # says what is wrong with it
     raise RefineError("no format that refine knows; refine formats lists them")
 
 
-def _is_known(log: Log) -> bool:
-    """Whether a file has the format of a framework, or is a table with a norm."""
+def _in_folder(log: Log) -> tuple[Log, list[str]]:
+    """What to read of a folder: itself, or the one framework's log in it; with a note of what else it holds."""
+    if not log.is_dir:
+        return log, []
+    formats = [format.name for format in FORMATS if format.sniff(log)]
+    if len(formats) > 1:
+        note = (
+            f"the folder is read as {formats[0]}; it holds {', '.join(formats[1:])} too: name one of them to read that"
+        )
+        return log, [note]
+    known = [] if formats else [path for path in log.path_files() if _is_known(log.sibling(path), plain=False)]
+    if len(known) != 1:
+        return log, []
+    return log.sibling(known[0]), [f"of the folder {printable(known[0].name)} is read"]
+
+
+def _is_known(log: Log, *, plain: bool = True) -> bool:
+    """Whether a file has the format of a framework or, if ``plain``, is a plain log with a norm."""
     for format in FORMATS:
         if format.sniff(log):
-            return format is not table.FORMAT or any(looks_like_norm(name) for name in table.header(log))
+            named = any(looks_like_norm(name) for name in table.header(log))
+            return format not in _PLAIN or (plain and (named or format is not table.FORMAT))
     return False
 
 

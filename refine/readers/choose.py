@@ -7,15 +7,17 @@ candidates named; what is assumed goes into the notes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from ..hygiene import clean, clipping_plateau, match, stride
+from ..hygiene import clean, clipping_plateau, last_of_each_step, match, stride
 from ..norms import Clipping, GradientNorms, NormKind, Source
 from ..refinement import OptimizerFamily
 from .base import Column, Facts, ReadOptions, Records, choose_run, quoted
@@ -37,6 +39,7 @@ from .settings import clip_threshold, optimizer_name
 __all__ = ["choose", "holds_norms"]
 
 _STEP_COVERAGE = 0.95
+_CALLED = {"lr": "learning rates", "loss": "losses"}
 _NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
 
 
@@ -62,10 +65,12 @@ class _Axis:
         return steps + self.shift if self.shift else steps
 
 
-def choose(records: Records, options: ReadOptions, *, name: str, companions: Sequence[Records] = ()) -> GradientNorms:
+def choose(
+    records: Records, options: ReadOptions, *, name: str, companions: Mapping[str, Records] = MappingProxyType({})
+) -> GradientNorms:
     """Gradient norms of the one run that is meant.
 
-    ``companions`` are logs of the same run without norms: their learning rates and losses are joined by step.
+    ``companions`` are logs of the same run without norms, by name: their learning rates and losses are joined by step.
     """
     records = _one_run(records, options)
     names = [column.name for column in records.columns]
@@ -91,17 +96,21 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
     kind = options.norm_kind or in_name or facts.norm_kind
     if in_name and kind != in_name:
         notes.append(f'column "{printable(norm.name)}" is read as an {kind} norm, as given, and called {in_name}')
+    if options.optimizer and optimizer and options.optimizer != optimizer:
+        notes.append(f"the optimizer is {options.optimizer}, as given; the log names one of the {optimizer} family")
+    if options.column is not None:
+        notes += _odd_choice(norm)
     if optimizer is None and kind in ("l1", "dual") and not find("l2", names) and facts.norm_kind != "l2":
         optimizer = "adam"  # nobody logs only these for another family
 
     axis, how = _axis(records, options, norm)
     notes += how
-    if guessed and axis.shift and not _counts_from_zero(axis.of(norm) - axis.shift):
-        axis = replace(axis, shift=0.0)
-    run = run_in_name(norm.name)
-    cleaned = clean(axis.of(norm), norm.values)
     rate_column, how = _rate_column(records, options, norm)
     notes += how
+    if guessed and axis.name is not None:
+        axis = replace(axis, shift=float(_counts_from_zero(axis, norm, rate_column)))
+    run = run_in_name(norm.name)
+    cleaned = clean(axis.of(norm), norm.values)
     loss_column = next((c for c in _with_role("loss", records) if c is not norm), None)
     found = {"lr": rate_column, "loss": loss_column}
     total, how = _total(records, options, axis, cleaned.steps, [c for c in found.values() if c])
@@ -109,12 +118,22 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
     columns = {"norm": norm.name, "step": axis.name}
     columns |= {role: column.name if column else None for role, column in found.items()}
     joined: dict[str, NDArray[np.float64] | None] = {}
+    used = set()
     for role, column in found.items():
         scale = lr_scale(column.name) if column and role == "lr" else 1.0
         joined[role] = match(axis.of(column), column.values * scale, cleaned.steps) if column else None
-        for other in companions:
+        for other, its in companions.items():
             if joined[role] is None:
-                joined[role], columns[role] = _from_companion(other, options, role, cleaned.steps, run)
+                joined[role], columns[role] = _from_companion(its, options, role, cleaned.steps, run)
+                if joined[role] is not None:
+                    used.add(other)
+                    notes.append(f'{_CALLED[role]} are from {printable(other)}, column "{printable(columns[role])}"')
+    for other in companions:
+        if other not in used:
+            raise RefineError(
+                f"{printable(other)} holds no gradient norm, and no learning rate or loss that {printable(name)} "
+                "lacks; leave it out"
+            )
     if joined["lr"] is not None and not np.any(joined["lr"] > 0.0):
         joined["lr"] = None
     if rate_column is not None and joined["lr"] is None:
@@ -126,6 +145,11 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
     dropped = dict(records.dropped)
     if norm.steps is None and records.rows > norm.values.size:
         dropped = {"without a norm": records.rows - norm.values.size, **dropped}
+    rates = None
+    if joined["lr"] is not None and rate_column is not None:
+        rates = last_of_each_step(axis.of(rate_column), rate_column.values * lr_scale(rate_column.name))
+        if np.array_equal(rates[0], cleaned.steps):
+            rates = None
     for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"]):
         if array is not None:
             array.flags.writeable = False  # nobody else holds it: no copy is needed
@@ -147,7 +171,9 @@ def choose(records: Records, options: ReadOptions, *, name: str, companions: Seq
             lr_alignment=facts.lr_alignment,
             window_mean=facts.window_mean or "mean_grad_norm" in short_name(norm.name).lower(),
             settings=settings,
+            run=options.run or records.run or run,
         ),
+        rates=rates,
         extras=_extras(records, norm, axis, cleaned.steps) if options.extras else {},
     )
     return norms.with_dropped(dropped)
@@ -255,7 +281,9 @@ def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | N
     others = [column.name for column in records.columns if looks_like_norm(column.name)]
     what = "a gradient norm" + (f" of kind {options.norm_kind}" if options.norm_kind else "")
     listed = quoted(others or records.names or [column.name for column in records.columns])
-    remedy = records.missing or "choose one with --column"
+    remedy = records.missing or "choose one with --column" + (
+        "" if others else ", or log it: torch.nn.utils.clip_grad_norm_ returns it"
+    )
     if not listed:
         raise RefineError(f"the log holds no gradient norm: {remedy}")
     raise RefineError(f"no column is known to be {what}; {'candidates' if others else 'columns'}: {listed}; {remedy}")
@@ -330,15 +358,33 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     return best, notes
 
 
-def _counts_from_zero(steps: NDArray[np.float64]) -> bool:
-    """Whether labels are those of a logger that counts from 0: 0, 1, 2 ... or 49, 99, 149 ..."""
+def _odd_choice(norm: Column) -> list[str]:
+    """What the name of a column that the caller chose says against it."""
+    other = next((role for role in ("loss", "lr", "step") if find(role, [norm.name])), None)
+    if other is not None:
+        return [f'column "{printable(norm.name)}" is read as the norm, as given, and called {other}']
+    if re.search(r"sq(?:$|_|uared?|r)", norm.name.lower()):
+        return [f'column "{printable(norm.name)}" is read as a norm; its name says that it is squared']
+    return []
+
+
+def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
+    """Whether labels are those of a logger that counts from 0, and the norm of step 0 is not logged.
+
+    That is so for norms at 49, 99, 149 ... if the format says so, or if there are rates from step 0 on.
+    """
+    plain = replace(axis, shift=0.0)
+    steps = plain.of(norm)
     known = steps[np.isfinite(steps)]
     forward = np.diff(known)
     forward = forward[forward > 0.0]
     if not forward.size:
         return False
-    usual = float(np.median(forward))
-    return bool(known[0] == 0.0 or (usual > 1.0 and (known[0] + 1.0) % usual == 0.0))
+    usual, first = float(np.median(forward)), float(known[0])
+    last_of_window = first > 0.0 and usual > 1.0 and (first + 1.0) % usual == 0.0
+    if axis.shift:
+        return first == 0.0 or last_of_window
+    return last_of_window and rates is not None and bool(np.any(plain.of(rates) == 0.0))
 
 
 def _total(

@@ -259,6 +259,11 @@ def _sniff(log: Log) -> _Layout:
     header = not all(_is_number(field, decimal) for field in first)
     check_width(len(first))
     names = first if header else [str(i + 1) for i in range(len(first))]
+    if not header and skip and lines[skip - 1].startswith("#"):  # as numpy.savetxt writes it
+        commented = lines[skip - 1].lstrip("# ")
+        told = commented.split() if delimiter == " " else [field.strip() for field in commented.split(delimiter)]
+        if len(told) == len(names) and not any(_is_number(name, decimal) for name in told):
+            return _Layout(delimiter, decimal, told, True, skip, _truncated(log, delimiter, len(told)))
     if names == _DOWNLOAD and (tag := _TAG.search(log.name)):
         names = [*_DOWNLOAD[:2], tag["tag"]]
     rest = sample[len(whole_lines) :]

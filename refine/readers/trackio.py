@@ -36,13 +36,13 @@ def _read(log: Log, options: ReadOptions) -> Records:
         key = "run_id" if "run_id" in columns_of(database, "metrics") else "run_name"  # which older versions lack
         found = database.execute(f"SELECT DISTINCT {key}, run_name FROM metrics")
         runs = {str(run): str(name) for run, name in found}
+        with_norm: set[str] = set()
+        if len(runs) > 1 and options.run is None:
+            for owner, text in database.execute(f"SELECT {key}, metrics FROM metrics"):
+                if str(owner) not in with_norm and any(is_norm(name, options) for name in _object(text) or ()):
+                    with_norm.add(str(owner))
+        run = choose_by_id(runs, with_norm.__contains__, options.run)
         rows = Rows(options)
-
-        def holds_norm(run: str) -> bool:
-            every = (row for row in _rows(database, key, run) if row)
-            return any(is_norm(name, options) for row in every for name in row)
-
-        run = choose_by_id(runs, holds_norm, options.run)
         (total,) = database.execute(f"SELECT count(*) FROM metrics WHERE {key} = ?", (run,)).fetchone()
         damaged = 0
         for row in _rows(database, key, run):

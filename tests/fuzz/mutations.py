@@ -43,109 +43,47 @@ class Case:
 
 
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-_NUMBERS = (
-    b"0 -0.0 -1 1 1.5 1e308 1.7976931348623157e308 -1e308 1e309 5e-324 1e-310 1e-200 1e200 nan NaN -nan inf -Infinity "
-    b"null None true 1,234 4.1K 1e9T 1_000 0x1p3 1e5 1e999999999 49999999 50000001 9007199254740992 9223372036854775808 "
-    b"18446744073709551616 -9223372036854775809 1. .5 1e 1/2 2/0 7/7 00 +1 \xd9\xa3 \xef\xbc\x97 x"
-).split() + [b"", b" ", b'""', b"9" * 30, b"9" * 400, b"1" * 5000, b"0." + b"3" * 500]
-_TOKENS = (
-    [b"\0", b'"', b"'", b"\x1b[31m", b"\x1b]0;x\x07", b"\n", b"\r", b"\r\n", b"\\", b",", b";", b"\t", b"|", b"#", b":"]
-    + [b"{", b"}", b"[", b"]", b'{"', b'":', b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"]
-    + [b"\x0c", b"\x1c", b"\\ud800", b"\xe2\x80\xae", b"step", b"grad_norm", b" - ", b"__MIN", b"/", b"Group: ", b"-"]
-    + [
-        b"[" * 5000,
-        b'{"a":' * 3000,
-        b"\0" * 4096,
-        b"x" * 100_000,
-        b"\n" * 5000,
-        b"," * 3000,
-        b'"' * 999,
-        b"__import__('os')",
-    ]
-    + [b"!!python/object/apply:os.system [id]", b"&a [*a]", b"lr", b"run", b"val/", b"_epoch", b"_step", b"epoch"]
-)
-_NAMES = [
-    "grad_norm",
-    "step",
-    "lr",
-    "loss",
-    "run",
-    "",
-    "\ud800",
-    "\n\x1b[31m\0",
-    "a/" * 300,
-    "x" * 3000,
-    '"',
-    "a - grad_norm",
+# fmt: off
+_NUMBERS = [
+    *b"0 -0.0 -1 1 1.5 1e308 1.7976931348623157e308 -1e308 1e309 5e-324 1e-310 1e-200 1e200 nan NaN -nan inf".split(),
+    *b"-Infinity null None true 1,234 4.1K 1e9T 1_000 0x1p3 1e5 1e999999999 49999999 50000001 9007199254740992".split(),
+    *b"9223372036854775808 18446744073709551616 -9223372036854775809 1. .5 1e 1/2 2/0 7/7 00 +1 x".split(),
+    b"\xd9\xa3", b"\xef\xbc\x97", b"", b" ", b'""', b"9" * 30, b"9" * 400, b"1" * 5000, b"0." + b"3" * 500,
 ]
-_NAMES += [
-    "grad_norm_l1",
-    "global_step/max_steps",
+_TOKENS = [
+    b"\0", b'"', b"'", b"\x1b[31m", b"\x1b]0;x\x07", b"\n", b"\r", b"\r\n", b"\\", b",", b";", b"\t", b"|", b"#", b":",
+    b"{", b"}", b"[", b"]", b'{"', b'":', b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85",
+    b"\x0c", b"\x1c", b"\\ud800", b"\xe2\x80\xae", b"step", b"grad_norm", b" - ", b"__MIN", b"/", b"Group: ", b"-",
+    b"[" * 5000, b'{"a":' * 3000, b"\0" * 4096, b"x" * 100_000, b"\n" * 5000, b"," * 3000, b'"' * 999,
+    b"__import__('os')", b"!!python/object/apply:os.system [id]", b"&a [*a]", b"lr", b"run", b"val/", b"_epoch",
+    b"_step", b"epoch",
+]
+_NAMES = [
+    "grad_norm", "grad_norm_l1", "step", "lr", "loss", "run", "global_step/max_steps", "log_history", "history",
+    "max_steps", "a - grad_norm", "", "\ud800", "\n\x1b[31m\0", "\u202e", '"', "a/" * 300, "x" * 3000,
     "grad/norm/\n\u2028",
-    "log_history",
-    "history",
-    "max_steps",
-    "\u202e",
 ]
 _VALUES: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1e308,
-    -1e308,
-    5e-324,
-    float("nan"),
-    float("inf"),
-    10**30,
-    10**400,
-    2**63,
-]
-_VALUES += [
-    "nan",
-    "",
-    "x",
-    "\ud800",
-    "\x1b[31m\n",
-    "1/2",
-    "x" * 9999,
-    [],
-    {},
-    [[]],
-    [1, 2],
-    {"": {}},
-    [{}],
-    [None],
-    [0.5] * 50,
+    None, True, False, 0, -1, 1e308, -1e308, 5e-324, float("nan"), float("inf"), 10**30, 10**400, 2**63,
+    "nan", "", "x", "\ud800", "\x1b[31m\n", "1/2", "x" * 9999,
+    [], {}, [[]], [1, 2], {"": {}}, [{}], [None], [0.5] * 50,
 ]
 _SUFFIXES = [".csv", ".json", ".jsonl", ".log", ".npy", ".npz", ".parquet", ".wandb", ".db", ".tsv", ".gz", ".zip", ""]
 _HOSTILE = [
-    "a\nb.csv",
-    "\x1b[31mred.csv",
-    "-",
-    "--help",
-    "%s{0}.csv",
-    "\udcff.csv",
-    "x" * 240,
-    "a b'\".csv",
-    "\u202egol.csv",
+    "a\nb.csv", "\x1b[31mred.csv", "-", "--help", "%s{0}.csv", "\udcff.csv", "x" * 240, "a b'\".csv", "\u202egol.csv",
 ]
 _FILES = [
-    "trainer_state.json",
-    "metrics.csv",
-    "meta.yaml",
-    "events.out.tfevents.1",
-    "run.wandb",
-    "metrics",
-    "args.json",
+    "trainer_state.json", "metrics.csv", "meta.yaml", "events.out.tfevents.1", "run.wandb", "metrics", "args.json",
 ]
 _OPTIONS: list[dict[str, Any]] = [
     {"every": 1}, {"every": 50_000_000}, {"every": 10**30}, {"column": "grad_norm"}, {"column": "2"}, {"column": "\n"},
     {"step_column": "step"}, {"step_column": "1", "column": "2"}, {"lr_column": "lr"}, {"lr_column": "loss"},
     {"column": "step"}, {"run": "a"}, {"run": "abc"}, {"run": "\x1b"}, {"norm_kind": "l1"}, {"norm_kind": "dual"},
     {"optimizer": "sgd"}, {"logged_steps": 1}, {"logged_steps": 50_000_000}, {"logged_steps": 10**9}, {"extras": False},
-]  # fmt: skip
+]
+_TYPES = ["|O", "<U9", "<c16", "<M8[s]", ">f2", "|V8", "<f16"]
+_SHAPES = ["(2, 20)", "()", "(10**9,)", "(-1,)", "(0,)", "(1,)*70"]
+# fmt: on
 
 
 def mutated(random: Random, samples: Sequence[Sample]) -> Case:
@@ -416,10 +354,8 @@ def _npy(random: Random, data: bytes) -> bytes:
     head, end = data[:10], data.index(b"\n") if b"\n" in data[:200] else 10
     text = random.choice(
         [
-            "{'descr': '%s', 'fortran_order': False, 'shape': (40,), }"
-            % random.choice(["|O", "<U9", "<c16", "<M8[s]", ">f2", "|V8"]),
-            "{'descr': '<f8', 'fortran_order': True, 'shape': %s, }"
-            % random.choice(["(2, 20)", "()", "(10**9,)", "(-1,)", "(0,)", "(1,)*70"]),
+            f"{{'descr': '{random.choice(_TYPES)}', 'fortran_order': False, 'shape': (40,), }}",
+            f"{{'descr': '<f8', 'fortran_order': True, 'shape': {random.choice(_SHAPES)}, }}",
             "{'descr': [('grad_norm', '<f8', (2,)), ('step', 'O')], 'fortran_order': False, 'shape': (2,), }",
             "[" * 90,
             "__import__('os').system('id')",
@@ -471,26 +407,10 @@ _SQL = (
     "CREATE TABLE again AS SELECT * FROM metrics",
 )
 _CELLS = [
-    "NULL",
-    "-1",
-    "1e308",
-    "9e999",
-    "'x'",
-    "x'ff00'",
-    "9223372036854775807",
-    "''",
-    "char(0, 10, 27)",
-    "zeroblob(9999)",
-    "0.5",
-]
-_CELLS += [
-    '\'{"grad_norm": {"a": 1}}\'',
-    "'[' || hex(zeroblob(9999))",
-    "'lr'",
-    "'grad_norm'",
-    "rowid",
-    '\'{"step": "x"}\'',
-]
+    "NULL", "-1", "1e308", "9e999", "0.5", "9223372036854775807", "rowid", "'x'", "x'ff00'", "''", "'lr'",
+    "'grad_norm'", "char(0, 10, 27)", "zeroblob(9999)", "'[' || hex(zeroblob(9999))", "'{\"step\": \"x\"}'",
+    "'{\"grad_norm\": {\"a\": 1}}'",
+]  # fmt: skip
 
 
 def _sqlite(random: Random, data: bytes) -> bytes:

@@ -77,7 +77,8 @@ _LINES = {
     "loss scale: 1.0 | grad norm: {norm:.3f} | number of skipped iterations: 0 |",
     "nemo.log": "Training epoch 0, iteration {t}/40 | lr: {lr} | reduced_train_loss: {loss} | grad norm: {norm}",
     "titan.log": "\x1b[32m[titan] - INFO - step: {t:2}  loss: {loss:7.4f}  grad_norm: {norm:7.4f}  memory: 1GiB\x1b[0m",
-    "fairseq.log": "2024 | INFO | train_inner | epoch 001: {t} / 40 loss={loss}, num_updates={t}, lr={lr}, gnorm={norm}, wall=1",
+    "fairseq.log": "x | INFO | train_inner | epoch 001: {t} / 40 loss={loss}, num_updates={t}, lr={lr}, gnorm={norm}, "
+    "wall=1",
     "olmo.log": "INFO [step={t}/40,epoch=1]\n    optim/total grad norm={norm}\n    optim/LR (group 0)={lr}",
     "nanotron.log": "[INFO|DP=0]: iteration: {t} / 40 | consumed_tokens: {t}.1K | grad_norm: {norm:.3} | lr: {lr}",
     "lingua.log": "0: INFO step: {t}  acc: 0  loss: {loss}  grad: {norm:.2e}  lr: {lr:.2e}",
@@ -112,7 +113,8 @@ _HEADS = {
     "runs.csv": "run,step,grad_norm,lr,loss",
     "semicolons.csv": "step;grad_norm;lr",
     "quoted.csv": '"Step","a - b - train/grad_norm","a - b - train/grad_norm__MIN","a - b - train/grad_norm__MAX"',
-    "lightning/version_0/metrics.csv": "epoch,grad_1.0_norm_total_epoch,grad_2.0_norm/w,grad_2.0_norm_total,lr-SGD,step",
+    "lightning/version_0/metrics.csv": "epoch,grad_1.0_norm_total_epoch,grad_2.0_norm/w,"
+    "grad_2.0_norm_total,lr-SGD,step",
 }
 _YAML = b"optimizer: sgd\nlr: 0.1\nmax_grad_norm: 1.0\ntrainer:\n  warmup_steps: 3\nwhen: 2024-01-01\n"
 
@@ -211,8 +213,8 @@ def _parquets(steps: Any, norms: Any) -> dict[str, dict[str, bytes]]:
 
 
 _TRACKIO = (
-    "CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_id TEXT, timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)",
-    "INSERT INTO metrics VALUES (NULL, 'r', 'now', 'a', :t, json_object('train/grad_norm', :norm, 'lr', :lr))",
+    "CREATE TABLE metrics (run_id TEXT, timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)",
+    "INSERT INTO metrics VALUES ('r', 'now', 'a', :t, json_object('train/grad_norm', :norm, 'lr', :lr))",
     "CREATE TABLE configs (run_id TEXT, run_name TEXT, config TEXT)",
 )
 _MLFLOW = (

@@ -398,3 +398,72 @@ class TestCode:
             assert all("allow_pickle=False" in call for call in re.findall(r"(?:np\.load|read_array)\([^\n]*", code)), (
                 path
             )
+
+
+class TestFoundByFuzzing:
+    """What tests/fuzz/fuzz_readers.py has found, each mechanism once."""
+
+    def test_norms_that_are_hardly_numbers_are_dropped(self, make_log):
+        norms = read_norms(make_log(PLAIN + "101,1e308\n102,5e-324\n103,-5e-324\n"))
+        assert dict(norms.dropped) == {"non-finite": 1, "zero": 2}
+        wild = read_norms(
+            make_log("step,grad_norm,lr\n" + "".join(f"{t},1e{9 * t - 300},1e300\n" for t in range(1, 67)))
+        )
+        assert json.dumps(inspect(wild).to_dict(), allow_nan=False)
+
+    @pytest.mark.parametrize("setting", ["NaN", "Infinity", "1e309", "1" + "0" * 400, "true", "[]", '""', "null"])
+    def test_settings_that_are_no_numbers_are_left_out(self, make_log, tmp_path, setting):
+        (tmp_path / "args.json").write_text(
+            f'{{"learning_rate": {setting}, "warmup_steps": {setting}, "optim": "sgd"}}'
+        )
+        rows = [{"step": t, "grad_norm": 1.0 + 1 / t, "learning_rate": t / 30} for t in range(1, 31)]
+        log = make_log(json.dumps({"global_step": 30, "max_steps": 10**400, "log_history": rows}), "trainer_state.json")
+        norms = read_norms(log)
+        assert norms.source.settings == {"optimizer": "sgd"}
+        assert norms.total_steps == 30
+
+    def test_runs_without_a_name(self, make_log):
+        log = make_log("run,step,grad_norm\n" + "".join(f"{'a' if t % 2 else ''},{t},1.5\n" for t in range(1, 31)))
+        assert '2 runs: "", "a"; choose one with --run' in refusal(log)
+        long = "".join(
+            json.dumps({"metric": None if t % 2 else "grad_norm", "step": t, "value": 1.5}) + "\n" for t in range(30)
+        )
+        assert read_norms(make_log(long)).steps.tolist() == list(range(0, 30, 2))
+
+    def test_integers_that_no_float_holds(self, make_log):
+        rows = [{"metric": "grad_norm", "step": t, "value": 10**400 if t == 3 else 1.5} for t in range(1, 31)]
+        norms = read_norms(make_log("".join(json.dumps(row) + "\n" for row in rows)))
+        assert dict(norms.dropped) == {"non-finite": 1}
+
+    def test_a_companion_whose_column_is_empty(self, make_log):
+        main = make_log(PLAIN, "main.csv")
+        companion = make_log("step,lr,loss\n" + "".join(f"{t},,\n" for t in range(1, 101)), "rates.csv")
+        assert "no learning rate or loss" in refusal(main, companion)
+
+    def test_steps_that_overflow(self, make_log):
+        steps = json.dumps([1e308, -1e308, *range(1, 30)]).replace("1e+308", "1e308")
+        train = f'{{"iter": {steps}, "grad_norm": {[1.5] * 31}, "train_lr": {[0.1] * 31}}}'
+        assert "a step is 1e+308" in refusal(make_log(f'{{"config": {{}}, "history": {{"train": {train}}}}}'))
+
+    def test_an_array_of_odd_floats(self, tmp_path):
+        values = np.array([2.0, np.nan, 1e4, 3.0] * 10, dtype=np.longdouble)
+        values[4] = np.longdouble("1e4000")
+        np.save(tmp_path / "log.npy", values)
+        assert dict(read_norms(tmp_path / "log.npy", every=1).dropped) == {"non-finite": 11}
+
+    def test_many_layers_are_converted(self, make_log):
+        names = [f"grad_2.0_norm/{i}" for i in range(150)]
+        log = make_log(
+            ",".join(["step", "grad_norm", *names])
+            + "\n"
+            + ",".join(["{0}", *["1.5"] * 151]).format(1)
+            + "\n"
+            + ",".join(["2", *["1.5"] * 151])
+            + "\n"
+        )
+        assert "".join(tidy_csv(read_norms(log, extras=True))).count("grad_norm_l2/") == 150
+
+    def test_long_names_do_not_fill_a_screen(self, make_log):
+        names = [f"{'x' * 150}{i}/grad_norm" for i in range(30)]
+        text = refusal(make_log(",".join(["step", *names]) + "\n" + "1," * 30 + "1\n"))
+        assert " and 27 more; choose one with --column" in text
