@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from refine import RefineError, read_norms
+from refine.prior import read_prior
 from refine.readers.columns import find, named_optimizer
 
 PLAIN = "step,grad_norm\n1,0.5\n2,0.25\n3,0.125\n"
@@ -457,3 +458,68 @@ def test_json_documents_of_several_parts(make_log):
     split = make_log(json.dumps({"val": part("loss", 5), "train": part("grad_norm")}), name="split.json")
     assert read_norms(split).steps.size == 30
     assert read_norms(make_log(json.dumps(part("grad_norm")), name="one.json")).steps.size == 30
+
+
+def test_norms_logged_less_often_than_rates(make_log):
+    """Steps 0 ... 599 with a rate each, the norm at the end of every window of ten."""
+    rates = [0.1 * (1 - t / 600) for t in range(600)]
+    rows = (
+        {"step": t, "lr": r, **({"grad_norm": 1 + 1 / (1 + t)} if t % 10 == 9 else {})} for t, r in enumerate(rates)
+    )
+    norms = read_norms(make_log("".join(json.dumps(row) + "\n" for row in rows), name="log.jsonl"))
+    assert (norms.steps[0], norms.steps[-1], norms.total_steps) == (10, 600, 600)
+    prior = read_prior(norms)
+    assert (prior.peak_lr, prior.warmup_steps) == (0.1, 0)
+    np.testing.assert_allclose(prior.multiplier, np.array(rates) / 0.1, rtol=1e-12)
+
+
+def test_losses_that_go_further_than_the_norms_end_the_run(make_log):
+    rows = "".join(f"{t},{1 / t if t % 10 == 1 else ''},{3 - t / 100}\n" for t in range(1, 101))
+    norms = read_norms(make_log("step,grad_norm,loss\n" + rows))
+    assert (norms.steps[-1], norms.total_steps) == (91, 100)
+
+
+def test_the_rate_of_a_step_whose_norm_is_lost_is_kept(make_log):
+    rows = "".join(f"{t},{'nan' if t < 3 else 1 / (t + 1)},{0.1 * (1 - t / 50)!r}\n" for t in range(50))
+    norms = read_norms(make_log("step,grad_norm,lr\n" + rows))
+    prior = read_prior(norms)
+    assert (norms.steps[0], norms.total_steps, prior.peak_lr, prior.warmup_steps) == (3, 50, 0.1, 0)
+
+
+def test_choices_against_the_log_are_said(make_log):
+    rows = "".join(f"{t},{1 + 1 / t},0.1,2\n" for t in range(1, 31))
+    log = make_log(f"step,grad_norm_sq,lr-AdamW,loss\n{rows}")
+    notes = read_norms(log, column="grad_norm_sq", optimizer="sgd").source.notes
+    assert 'column "grad_norm_sq" is read as a norm; its name says that it is squared' in notes
+    assert "the optimizer is sgd, as given; the log names one of the adam family" in notes
+    assert 'column "loss" is read as the norm, as given, and called loss' in read_norms(log, column="loss").source.notes
+
+
+def test_a_companion_that_gives_nothing_is_refused(make_log):
+    rows = "".join(f"{t},{1 + 1 / t},0.1\n" for t in range(1, 31))
+    norms, rates = (make_log(f"step,{name},lr\n{rows}", name=f"{name}.csv") for name in ("grad_norm", "other"))
+    with pytest.raises(
+        RefineError, match="other.csv holds no gradient norm, and no learning rate or loss that .* lacks"
+    ):
+        read_norms(norms, rates)
+    bare = make_log(f"step,grad_norm\n{rows.replace(',0.1', '')}", name="bare.csv")
+    assert any("learning rates are from" in note for note in read_norms(bare, rates).source.notes)
+
+
+def test_a_folder_with_the_one_log_of_a_framework_is_read(make_log, tmp_path):
+    lines = "".join(f"s:{t} trl:3.0 lr:0.1 norm:{1 + t / 100:.2f}\n" for t in range(30))
+    make_log(lines, name="main.log")
+    (tmp_path / "notes.txt").write_text("hello")
+    norms = read_norms(tmp_path)
+    assert (norms.source.format, norms.steps.size) == ("llm.c main.log", 30)
+    assert "of the folder main.log is read" in norms.source.notes
+    (tmp_path / "main.log").rename(tmp_path / "log.csv")
+    make_log(PLAIN, name="log.csv")
+    with pytest.raises(RefineError, match='name the log in it: "log.csv"'):
+        read_norms(tmp_path)
+
+
+def test_a_header_in_a_comment_is_one(make_log):
+    norms = read_norms(make_log("# step grad_norm lr\n" + "".join(f"{t} {1 + 1 / t} 0.1\n" for t in range(1, 31))))
+    assert norms.source.columns == {"norm": "grad_norm", "step": "step", "lr": "lr"}
+    assert norms.steps.size == 30
