@@ -161,7 +161,7 @@ def _logged_rates(norms: GradientNorms) -> tuple[NDArray[np.int64], NDArray[np.f
     else:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     known = np.isfinite(rates) & (rates >= 0.0) & (at >= 0)
-    return at[known], rates[known]
+    return (at, rates) if known.all() else (at[known], rates[known])
 
 
 def is_file(name: str) -> bool:

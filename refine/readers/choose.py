@@ -147,9 +147,9 @@ def choose(
         dropped = {"without a norm": records.rows - norm.values.size, **dropped}
     rates = None
     if joined["lr"] is not None and rate_column is not None:
-        rates = last_of_each_step(axis.of(rate_column), rate_column.values * lr_scale(rate_column.name))
-        if np.array_equal(rates[0], cleaned.steps):
-            rates = None
+        everywhere = np.count_nonzero(np.isfinite(joined["lr"])) == np.count_nonzero(np.isfinite(rate_column.values))
+        if not everywhere:
+            rates = last_of_each_step(axis.of(rate_column), rate_column.values * lr_scale(rate_column.name))
     for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"]):
         if array is not None:
             array.flags.writeable = False  # nobody else holds it: no copy is needed
@@ -374,7 +374,7 @@ def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
     That is so for norms at 49, 99, 149 ... if the format says so, or if there are rates from step 0 on.
     """
     plain = replace(axis, shift=0.0)
-    steps = plain.of(norm)
+    steps = plain.of(norm)[:10_000]  # the first rows tell
     known = steps[np.isfinite(steps)]
     forward = np.diff(known)
     forward = forward[forward > 0.0]

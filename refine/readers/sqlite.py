@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import RefineError
@@ -13,6 +14,7 @@ from .opening import Log
 
 __all__ = ["columns_of", "connected", "is_sqlite"]
 
+_INSTRUCTIONS = 1_000_000
 _MAGIC = b"SQLite format 3\0"
 _JOURNAL_VERSION = slice(18, 19)
 _WAL = b"\2"
@@ -35,6 +37,13 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
     return {name for _, name, _, _, _, _, hidden in rows if hidden == 0}
 
 
+def _patience(size: int) -> Callable[[], bool]:
+    """Whether more has been done than a file of that size can ask for: its pages may lead in circles."""
+    calls = itertools.count()
+    most = 50 + 20 * size // _INSTRUCTIONS
+    return lambda: next(calls) > most
+
+
 @contextlib.contextmanager
 def connected(log: Log) -> Iterator[sqlite3.Connection]:
     """A connection that cannot write; whatever SQLite says against the file becomes one line."""
@@ -48,6 +57,7 @@ def connected(log: Log) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             database.text_factory = lambda data: data.decode(errors="replace")
             database.execute("PRAGMA trusted_schema = OFF")
+            database.set_progress_handler(_patience(log.size), _INSTRUCTIONS)
             yield database
     except sqlite3.Error as error:
         raise RefineError(
