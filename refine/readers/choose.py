@@ -380,7 +380,8 @@ def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
     forward = forward[forward > 0.0]
     if not forward.size:
         return False
-    usual, first = float(np.median(forward)), float(known[0])
+    middle = (forward.size - 1) // 2
+    usual, first = float(np.partition(forward, middle)[middle]), float(known[0])
     last_of_window = first > 0.0 and usual > 1.0 and (first + 1.0) % usual == 0.0
     if axis.shift:
         return first == 0.0 or last_of_window

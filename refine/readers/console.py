@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from .base import Facts, Format, ReadOptions, Records, Rows
+from .base import Facts, Format, ReadOptions, Records
+from .gather import Rows
 from .opening import Log
 
 __all__ = ["FORMAT", "PIPED", "collect", "pairs", "read"]

@@ -19,7 +19,8 @@ from typing import Any
 from ..errors import RefineError
 from ..files import printable
 from ..norms import LrAlignment
-from .base import Facts, Format, ReadOptions, Records, Rows, choose_run, number, planned
+from .base import Facts, Format, ReadOptions, Records, choose_run, planned
+from .gather import Rows, number
 from .json_text import parse
 from .opening import Log
 from .settings import beside, pick

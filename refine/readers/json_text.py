@@ -19,7 +19,8 @@ import pandas as pd
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Column, Format, ReadOptions, Records, Rows, check_width, choose_run, number
+from .base import Column, Format, ReadOptions, Records, choose_run
+from .gather import Rows, check_width, number
 from .long import LongTable, long_columns
 from .opening import Log
 from .runs import is_norm

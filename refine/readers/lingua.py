@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import console, json_text
-from .base import Facts, Format, ReadOptions, Records, number
+from .base import Facts, Format, ReadOptions, Records
+from .gather import number
 from .opening import Log
 
 __all__ = ["FORMAT"]

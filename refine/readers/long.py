@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .base import Column, Facts, Names, ReadOptions, Records, choose_run, number
+from .base import Column, Facts, ReadOptions, Records, choose_run
+from .gather import Names, number
 
 __all__ = ["LongTable", "Series", "coded", "long_columns"]
 

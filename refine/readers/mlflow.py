@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import RefineError
-from .base import Format, ReadOptions, Records, number
+from .base import Format, ReadOptions, Records
+from .gather import number
 from .long import Series
 from .opening import Log
 from .runs import choose_by_id, is_norm

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ..errors import RefineError
 from ..files import printable
 from .arrays import check_unpacked
-from .base import Format, Growing, ReadOptions, Records
+from .base import Format, ReadOptions, Records
 from .columns import RUN_NAMES
+from .gather import Growing
 from .long import LongTable, long_columns
 from .opening import Log
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from .base import ReadOptions, number
+from .base import ReadOptions
+from .gather import number
 from .long import Series
 from .opening import Log
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "beta2": ("adam_beta2", "beta2", "adam_beta_2"),
     "batch_size": ("global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size"),
 }
-_MAX_BYTES = 2**20
+_MOST_BYTES = {".json": 2**20}
+_MOST_BYTES_YAML = 2**17
+"""PyYAML takes up to a second for them."""
+
+_DEEPEST = 6
 _MOST = 1e300
 
 
@@ -48,7 +52,7 @@ def pick(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> pick({"optim": "adamw_torch", "trainer": {"max_grad_norm": 1.0}, "seed": 1})
     {'optimizer': 'adamw_torch', 'clip': 1.0}
     """
-    flat = sorted(_flat(config), key=lambda item: item[0])
+    flat = list(_flat(config))
     found: dict[str, Any] = {}
     for role, names in _NAMES.items():
         ranked = [(depth, names.index(key), value) for depth, key, value in flat if key in names and _is_setting(value)]
@@ -92,7 +96,7 @@ def beside(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """Settings of the first of the named JSON or YAML files that holds any; damaged ones are passed over."""
     for name in names:
         path = folder / name
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES.get(path.suffix, _MOST_BYTES_YAML):
             continue
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -119,16 +123,24 @@ def _parsed(text: str, suffix: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _flat(config: Mapping[Any, Any], depth: int = 0) -> Iterable[tuple[int, str, Any]]:
-    for key, value in config.items():
-        name = str(key).rsplit("/", 1)[-1].lower().replace("-", "_")
-        if isinstance(value, Mapping):
-            if set(value) <= {"value", "desc"} and "value" in value and not isinstance(value["value"], Mapping):
+def _flat(config: Mapping[Any, Any]) -> Iterator[tuple[int, str, Any]]:
+    """Depth, last part of the name and value of all settings, the shallowest first.
+
+    No mapping is entered twice: aliases in YAML can make a small file unfold to any size.
+    """
+    level, seen = [config], {id(config)}
+    for depth in range(_DEEPEST):
+        following: list[Mapping[Any, Any]] = []
+        for key, value in (item for mapping in level for item in mapping.items()):
+            name = str(key).rsplit("/", 1)[-1].lower().replace("-", "_")
+            if not isinstance(value, Mapping):
+                yield depth, name, value
+            elif set(value) <= {"value", "desc"} and "value" in value and not isinstance(value["value"], Mapping):
                 yield depth, name, value["value"]  # W&B
-            elif depth < 5:
-                yield from _flat(value, depth + 1)
-        else:
-            yield depth, name, value
+            elif id(value) not in seen:
+                seen.add(id(value))
+                following.append(value)
+        level = following
 
 
 def _is_setting(value: Any) -> bool:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from .base import Column, Format, Growing, ReadOptions, Records, check_width, number
+from .base import Column, Format, ReadOptions, Records
 from .columns import RUN_NAMES, run_in_name
+from .gather import Growing, check_width, number
 from .long import LongTable, coded, long_columns
 from .opening import Log
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import RefineError
-from .base import Format, ReadOptions, Records, Rows
+from .base import Format, ReadOptions, Records
+from .gather import Rows
 from .json_text import parse
 from .opening import Log
 from .runs import choose_by_id, is_norm

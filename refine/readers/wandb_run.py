@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ..errors import RefineError
-from .base import Format, ReadOptions, Records, Rows
+from .base import Format, ReadOptions, Records
+from .gather import Rows
 from .json_text import parse
 from .leveldb import fields, records
 from .opening import Log

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import importlib.util
+import itertools
 import json
 import lzma
 import os
@@ -353,6 +354,16 @@ class TestCode:
         assert read_norms(tmp_path).source.settings == {}
         assert not (tmp_path / "pwned").exists()
 
+    def test_yaml_that_unfolds_without_end(self, tmp_path):
+        text = "a0: &a0 {lr: 0.5}\n" + "".join(
+            f"a{i}: &a{i} {{" + ", ".join(f"k{j}: *a{i - 1}" for j in range(200)) + "}\n" for i in range(1, 6)
+        )
+        (tmp_path / "hparams.yaml").write_text(text + "optimizer: sgd\n")
+        (tmp_path / "metrics.csv").write_text(
+            "epoch,grad_2.0_norm_total,step\n" + "".join(f"0,1.5,{t}\n" for t in range(30))
+        )
+        assert read_norms(tmp_path).source.settings == {"optimizer": "sgd", "learning_rate": 0.5}
+
     def test_a_pickle_in_an_array(self, run, tmp_path):
         class Evil:
             def __reduce__(self):
@@ -381,6 +392,26 @@ class TestCode:
             assert "holds no table of metrics" in refusal(log)
         else:
             assert read_norms(log).steps.size == 30
+
+    def test_a_database_whose_pages_lead_in_circles(self, tmp_path):
+        """Nine levels of inner pages, each of whose cells leads to the same next one: 1e13 rows in 700 KB."""
+        log = tmp_path / "log.db"
+        with contextlib.closing(sqlite3.connect(log)) as database, database:
+            database.execute("PRAGMA page_size = 512")
+            database.execute("CREATE TABLE metrics (key, value, step, run_uuid, is_nan)")
+            database.executemany(
+                "INSERT INTO metrics VALUES ('grad_norm', 1.5, ?, 'a', 0)", ((t,) for t in range(20_000))
+            )
+        data = bytearray(log.read_bytes())
+        inner = [at for at in range(512, len(data), 512) if data[at] == 5][:10]
+        for at, following in itertools.pairwise(inner):
+            page = (following // 512 + 1).to_bytes(4, "big")
+            cells = int.from_bytes(data[at + 3 : at + 5], "big")
+            places = [at + int.from_bytes(data[at + 12 + 2 * i :][:2], "big") for i in range(cells)]
+            for place in (at + 8, *places):
+                data[place : place + 4] = page
+        log.write_bytes(data)
+        assert "the SQLite file cannot be read (interrupted)" in refusal(log)
 
     def test_the_source_holds_nothing_that_could(self):
         forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "eval", "exec", "execfile"}
