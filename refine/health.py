@@ -34,9 +34,9 @@ MANY_DIGITS = 7
 
 
 _DROPPED = (
-    ("non-finite", "norms are not finite", "dropped, the update was skipped or the loss scale overflowed"),
-    ("overflow mark", "norms are DeepSpeed's mark for one that is not finite", "dropped"),
-    ("superseded", "rows were logged again", "the later ones are kept, as a resumed run wants it"),
+    ("non-finite", "norms that are not finite", "dropped (a skipped update, or an overflow of the loss scale)"),
+    ("overflow mark", "DeepSpeed's marks for a norm that is not finite", "dropped"),
+    ("superseded", "rows that were logged again", "the later ones are kept, as a resumed run wants it"),
 )
 
 _STATES = {"fall back": "WOULD FALL BACK", "warn": "WARN"}
@@ -90,12 +90,12 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     repeated = int(np.count_nonzero(values[1:] == values[:-1]))
     digits = _digits(values)
     gap_ratio = float(gaps.max() / norms.stride)
-    warnings = [
-        f"{norms.dropped[reason]} {what}, steps {first} to {last}: {remedy}"
-        for reason, what, remedy in _DROPPED
-        if reason in norms.dropped
-        for first, last in [norms.dropped_at.get(reason, (0, 0))]
-    ]
+    warnings = []
+    for reason, what, remedy in _DROPPED:
+        if reason in norms.dropped:
+            first, last = norms.dropped_at.get(reason, (0, 0))
+            span = f"steps {first} to {last}" if first < last else f"step {first}"
+            warnings.append(f"{what}: {norms.dropped[reason]}, {span}; {remedy}")
     if norms.pool is not None:
         return Health(0, 1.0, 0, digits, gap_ratio, None, tuple(warnings))  # medians repeat themselves
     if plateau is not None:

@@ -171,7 +171,7 @@ def choose(
             lr_alignment=facts.lr_alignment,
             window_mean=facts.window_mean or "mean_grad_norm" in short_name(norm.name).lower(),
             settings=settings,
-            run=options.run or records.run or run,
+            run=_run(options, records, run),
         ),
         rates=rates,
         extras=_extras(records, norm, axis, cleaned.steps) if options.extras else {},
@@ -356,6 +356,12 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     if calls == "_step" or (calls == "Step" and "W&B" in records.format):
         notes.append(f'"{calls}" of W&B counts calls of wandb.log: check that it counts optimizer updates')
     return best, notes
+
+
+def _run(options: ReadOptions, records: Records, in_name: str | None) -> str | None:
+    """Which run was read, where that needs saying; "." is a folder itself."""
+    run = options.run or records.run or in_name
+    return None if run == "." else run
 
 
 def _odd_choice(norm: Column) -> list[str]:

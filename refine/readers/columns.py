@@ -299,19 +299,20 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _forms(name: str) -> set[str]:
+@lru_cache(maxsize=100_000)
+def _forms(name: str) -> frozenset[str]:
     metric = short_name(name)
     if metric == "_step":
-        return {"_step"}  # of W&B: counts calls of wandb.log
+        return frozenset({"_step"})  # of W&B: counts calls of wandb.log
     # Helper columns, means over runs (W&B groups) and metrics of held-out data are something else.
     if metric.endswith(("__MIN", "__MAX")) or name.startswith("Group: ") or _HELD_OUT.match(metric):
-        return set()
+        return frozenset()
     forms: set[str] = set()
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric)  # gradNorm
     for form in (_plain(text) for whole in (metric, words) for text in (whole, whole.rsplit("/", 1)[-1])):
         if form.endswith("_epoch"):
-            return set()
+            return frozenset()
         for _ in range(3):
             forms |= {form, form.removesuffix("_step")}
             form = _PREFIX.sub("", form, count=1) if _PREFIX.match(form) else form
-    return forms - {""}
+    return frozenset(forms - {""})

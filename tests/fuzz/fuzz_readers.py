@@ -73,6 +73,7 @@ def refused(error: RefineError) -> str:
     text = str(error)
     assert text.isprintable(), f"control characters in the error: {text!r}"
     assert len(text) <= LONGEST_ERROR, f"an error of {len(text)} characters: {text}"
+    assert "fit into memory" not in text, text
     return "refused"
 
 
@@ -234,7 +235,7 @@ def run(seed: int, inputs: int, seconds: float, folders: list[Path], jobs: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--inputs", type=int, default=None, help="default: 10000, or without limit given --seconds")
+    parser.add_argument("--inputs", type=int, default=None, help="default: 10000, or any number with --seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=Path, action="append", help="folders of samples beside those made here")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

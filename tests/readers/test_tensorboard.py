@@ -276,7 +276,9 @@ def test_long_records_across_blocks(make_log, monkeypatch):
 
 def test_hostile_names(make_log):
     named = [
-        scalar(tag, t, t + len(tag)) for t in range(1, 5) for tag in ("grad_norm\n\x1b[31m", "../grad_norm", "", "é grad norm")
+        scalar(tag, t, t + len(tag))
+        for t in range(1, 5)
+        for tag in ("grad_norm\n\x1b[31m", "../grad_norm", "", "é grad norm")
     ]
     with pytest.raises(RefineError, match=r"choose one with --column") as error:
         read_norms(make_log(framed(START, *named), "tfevents"))
