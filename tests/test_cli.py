@@ -287,6 +287,12 @@ def test_convert_keeps_the_other_norms(run, make_log):
     )
 
 
+def test_convert_writes_the_norm_that_fit_uses(run, make_log):
+    log = make_log("step,learning/grad_norm,learning/raw_grad_norm\n1,1,5\n2,1,6\n")
+    assert run("convert", log, "-o", "-").stdout == "step,grad_norm,lr,loss\n1,5.0,,\n2,6.0,,\n"
+    assert "would hold CSV; name it .csv" in run("convert", log, "-o", "x.parquet").stderr
+
+
 def test_formats_lists_every_format(run):
     from refine.readers import FORMATS
 

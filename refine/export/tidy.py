@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..files import printable
 from ..norms import GradientNorms
 
 __all__ = ["tidy_csv"]
@@ -32,8 +33,7 @@ def tidy_csv(norms: GradientNorms) -> Iterator[str]:
     columns: dict[str, NDArray[np.float64] | None] = {"grad_norm": None, "lr": norms.learning_rate, "loss": norms.loss}
     columns["grad_norm" if norms.kind == "l2" else f"grad_norm_{norms.kind}"] = norms.values
     for name, extra in norms.extras.items():
-        text = name.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be written
-        columns["grad_norm" if text == "grad_norm_l2" else text] = extra
+        columns["grad_norm" if name == "grad_norm_l2" else printable(name)] = extra
     for start in range(0, norms.steps.size, _CHUNK):
         part = slice(start, start + _CHUNK)
         missing = np.full(norms.steps[part].size, np.nan)

@@ -174,7 +174,7 @@ def choose(
             run=_run(options, records, run),
         ),
         rates=rates,
-        extras=_extras(records, norm, axis, cleaned.steps) if options.extras else {},
+        extras=_extras(records, norm, kind or "l2", axis, cleaned.steps) if options.extras else {},
     )
     return norms.with_dropped(dropped)
 
@@ -487,19 +487,18 @@ def _seen(records: Records, axis: _Axis) -> dict[str, float]:
     return found
 
 
-def _extras(records: Records, norm: Column, axis: _Axis, steps: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """The other norms in the log, at the steps of the chosen one: of the other kind, and of single layers."""
+def _extras(
+    records: Records, norm: Column, kind: NormKind, axis: _Axis, steps: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """The other norms in the log, at the steps of the chosen one: of other kinds, and of single layers."""
     found = {}
     for column in records.columns:
         part = layer(column.name)
-        if column is norm or not (part or _with_kind(column)):
+        of = _kind(column) or records.facts.norm_kind or "l2"
+        other = any(find(role, [column.name]) for role in ("l2", "l1", "dual")) and of != kind
+        if column is norm or not (part or other):
             continue
         values = match(axis.of(column), column.values, steps)
         if values is not None:
-            kind = _kind(column) or records.facts.norm_kind or "l2"
-            found[f"grad_norm_{part[0]}/{part[1]}" if part else f"grad_norm_{kind}"] = values
+            found[f"grad_norm_{part[0]}/{part[1]}" if part else f"grad_norm_{of}"] = values
     return found
-
-
-def _with_kind(column: Column) -> bool:
-    return bool(find("l1", [column.name]) or find("dual", [column.name]) or find("l2", [column.name]))

@@ -101,7 +101,7 @@ def _is_long(values: Iterable[Mapping[str, Any] | None]) -> bool:
 
 
 def _read_long(values: Iterable[Mapping[str, Any]], format: str, options: ReadOptions) -> Records:
-    frame = pd.DataFrame([dict(value) for value in values])
+    frame = pd.DataFrame([dict(value) for value in values], dtype=object)
     names = [str(name) for name in frame.columns]
     long = LongTable(options)
     places = long_columns(names)

@@ -28,6 +28,10 @@ __all__ = ["FORMAT", "header", "read_table"]
 
 _EMPTY = ("", "na", "n/a", "null", "none", "-")
 _CHUNK = 131_072
+_EXACT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
+"""Before 3.1 pandas may be off in the last place unless told; since then it is exact, and the option is deprecated."""
 _DOWNLOAD = ["Wall time", "Step", "Value"]
 _TAG = re.compile(r"tag-(?P<tag>.+?)(?: ?\(\d+\))?\.csv$")  # run-NAME-tag-train_grad_norm.csv
 _TAIL = 65_536
@@ -205,6 +209,7 @@ def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int])
                     keep_default_na=False,
                     na_values=[""],
                     dtype=dict.fromkeys(text, str),
+                    **_EXACT,
                     chunksize=_CHUNK,
                 ) as chunks,
             ):
