@@ -73,6 +73,7 @@ def fit(
       refine fit norms.csv rates.csv              (W&B exports one chart a file)
       refine fit seed1.csv seed2.csv seed3.csv    (pooled: the median of the seeds)
       refine fit runs/*.csv --each --out fitted   (a result a run)
+      refine fit mlruns --each                    (also of the runs in one log)
 
     LOG is a file or folder in any format of refine formats, compressed or not, a URL, or - for standard
     input. Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
