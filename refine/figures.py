@@ -89,12 +89,16 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
 
 
 def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None, *, ax: Axes | None = None) -> Axes:
-    """Raw norms (their range, where there are many) and smoothed norms on a log axis."""
+    """Raw norms (their range, where there are many points or several logs) and smoothed norms on a log axis."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     ax = _axes(ax)
     at = norms.updates
-    if at.size <= _MOST_POINTS:
+    if norms.pool is not None:
+        chosen = _thinned(at.size)
+        band = (norms.pool.lowest[chosen], norms.pool.highest[chosen])
+        ax.fill_between(at[chosen], *band, color=_RAW, linewidth=0.0, label=f"range of {norms.pool.logs} logs")
+    elif at.size <= _MOST_POINTS:
         ax.plot(*_broken(at, norms.values), color=_RAW, linewidth=0.8, label="raw")
     else:
         starts = np.linspace(0, at.size, _MOST_POINTS, endpoint=False).astype(np.int64)
@@ -105,12 +109,6 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     if smoothed is not None:
         chosen = _thinned(at.size)
         ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
-    if norms.pool is not None:
-        chosen = _thinned(at.size)
-        band = (norms.pool.lowest[chosen], norms.pool.highest[chosen])
-        ax.fill_between(
-            at[chosen], *band, color=_RAW, alpha=0.5, linewidth=0.0, label=f"range of {norms.pool.logs} logs"
-        )
     ax.set_yscale("log")
     span = norms.values.max() / norms.values.min()
     if span < 5.0:
