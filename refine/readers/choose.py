@@ -120,8 +120,7 @@ def choose(
     joined: dict[str, NDArray[np.float64] | None] = {}
     used = set()
     for role, column in found.items():
-        scale = lr_scale(column.name) if column and role == "lr" else 1.0
-        joined[role] = match(axis.of(column), column.values * scale, cleaned.steps) if column else None
+        joined[role] = match(axis.of(column), _scaled(column), cleaned.steps) if column else None
         for other, its in companions.items():
             if joined[role] is None:
                 joined[role], columns[role] = _from_companion(its, options, role, cleaned.steps, run)
@@ -149,7 +148,7 @@ def choose(
     if joined["lr"] is not None and rate_column is not None:
         everywhere = np.count_nonzero(np.isfinite(joined["lr"])) == np.count_nonzero(np.isfinite(rate_column.values))
         if not everywhere:
-            rates = last_of_each_step(axis.of(rate_column), rate_column.values * lr_scale(rate_column.name))
+            rates = last_of_each_step(axis.of(rate_column), _scaled(rate_column))
     for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"]):
         if array is not None:
             array.flags.writeable = False  # nobody else holds it: no copy is needed
@@ -424,10 +423,16 @@ def _rate_column(records: Records, options: ReadOptions, norm: Column) -> tuple[
     return (found[0] if found else None), []
 
 
+def _scaled(column: Column) -> NDArray[np.float64]:
+    """Values in the unit that everything else has: older verl logs thousands of the rate."""
+    scale = lr_scale(column.name)
+    return column.values if scale == 1.0 else column.values * scale
+
+
 def _agree(a: Column, b: Column, *, least: int = 1) -> bool:
     """Whether two columns hold the same numbers, but for rounding, wherever both hold any; at least so many."""
     places = [column.rows if column.steps is None else column.steps for column in (a, b)]
-    first, second = (column.values * lr_scale(column.name) for column in (a, b))
+    first, second = _scaled(a), _scaled(b)
     if not all(place is None for place in places):
         left, right = (np.arange(v.size) if p is None else p for v, p in zip((first, second), places, strict=True))
         _, i, j = np.intersect1d(left, right, return_indices=True)
@@ -456,7 +461,7 @@ def _from_companion(
     if not found or not np.isfinite(found[0].values).any():
         return None, None
     axis, _ = _axis(other, replace(options, step_column=None, every=None), found[0])
-    return match(axis.of(found[0]), found[0].values * lr_scale(found[0].name), steps), found[0].name
+    return match(axis.of(found[0]), _scaled(found[0]), steps), found[0].name
 
 
 def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> Clipping:
