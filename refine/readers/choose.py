@@ -380,7 +380,7 @@ def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
     """
     plain = replace(axis, shift=0.0)
     steps = plain.of(norm)[:10_000]  # the first rows tell
-    known = steps[np.isfinite(steps)]
+    known = steps[np.abs(steps) < 2.0**53]  # nan is not
     forward = np.diff(known)
     forward = forward[forward > 0.0]
     if not forward.size:

@@ -471,6 +471,10 @@ class TestFoundByFuzzing:
         companion = make_log("step,lr,loss\n" + "".join(f"{t},,\n" for t in range(1, 101)), "rates.csv")
         assert "no learning rate or loss" in refusal(main, companion)
 
+    def test_steps_that_overflow_in_a_table(self, make_log):
+        rows = "".join(f"{t},1.5,0.1\n" for t in range(1, 30))
+        assert "a step is 1e+308" in refusal(make_log(f"step,grad_norm,lr\n-1e308,2.5,0.1\n1e308,1.5,0.1\n{rows}"))
+
     def test_steps_that_overflow(self, make_log):
         steps = json.dumps([1e308, -1e308, *range(1, 30)]).replace("1e+308", "1e308")
         train = f'{{"iter": {steps}, "grad_norm": {[1.5] * 31}, "train_lr": {[0.1] * 31}}}'
