@@ -225,7 +225,7 @@ def refined_schedule(
         "smoothing_fraction": norms.pool.smoothing if norms.pool else smoothing,
         "warmup_steps": warmup_steps,
         "prior_peak_lr": prior.peak_lr,
-        "suggested_peak_lr": None if ratio is None or prior.peak_lr is None else ratio * prior.peak_lr,
+        "suggested_peak_lr": prior.suggested_peak(ratio),
         "assumptions": assumptions,
     }
     provenance |= {"run": norms.source.run} if norms.source.run else {}

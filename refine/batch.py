@@ -157,10 +157,7 @@ def _rows(
         return [_row(log, folder, read, fit, force, plot)]
     except SeveralRuns as several:
         places = zip(several.runs, folder_names([run.replace("/", "_") for run in several.runs]), strict=True)
-        return [
-            {**_row(log, os.path.join(folder, name), replace(read, run=run), fit, force, plot), "run": run}
-            for run, name in places
-        ]
+        return [_row(log, os.path.join(folder, name), replace(read, run=run), fit, force, plot) for run, name in places]
 
 
 def _row(log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool) -> dict[str, Any]:

@@ -55,8 +55,6 @@ class Source:
         Hyper-parameters of the logged run that stand in or beside the log, flat, as written.
     run : str or None
         Which run of a log that holds several.
-    run : str or None
-        Which run of a log that holds several.
     """
 
     name: str = "array"

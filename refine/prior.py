@@ -70,6 +70,10 @@ class Prior:
             return None
         return float(self.multiplier.mean() / multiplier.mean())
 
+    def suggested_peak(self, ratio: float | None) -> float | None:
+        """Peak learning rate for a new schedule of a given `peak_ratio`; None where either is unknown."""
+        return None if ratio is None or self.peak_lr is None else ratio * self.peak_lr
+
 
 def read_prior(
     norms: GradientNorms, prior_schedule: Schedule | str | None = None, peak_lr: float | None = None

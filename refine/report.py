@@ -61,7 +61,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "prior_warmup_steps": prior.warmup_steps,
         "prior_peak_lr": prior.peak_lr,
         "peak_lr_ratio": ratio,
-        "suggested_peak_lr": None if ratio is None or prior.peak_lr is None else ratio * prior.peak_lr,
+        "suggested_peak_lr": prior.suggested_peak(ratio),
         "flags": [flag.to_dict() for flag in result.flags],
         "assumptions": list(result.assumptions),
         "warnings": list(result.warnings),

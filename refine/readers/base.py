@@ -102,6 +102,11 @@ class Column:
     steps: NDArray[np.float64] | None = None
     bad: tuple[int, str] | None = None
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Row of every value, also where every row holds one; shape (k,)."""
+        return np.arange(self.values.size) if self.rows is None else self.rows
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:

@@ -60,8 +60,7 @@ class _Axis:
         elif self.table is not None:
             steps = self.table if column.rows is None else self.table[column.rows]
         else:
-            rows = np.arange(column.values.size) if column.rows is None else column.rows
-            steps = np.asarray((rows + 1.0) * self.every, dtype=np.float64)
+            steps = np.asarray((column.places + 1.0) * self.every, dtype=np.float64)
         return steps + self.shift if self.shift else steps
 
 
@@ -187,7 +186,7 @@ def _one_run(records: Records, options: ReadOptions) -> Records:
     """Leave the rows (runs named in a column) or the columns (runs named in the header) of one run."""
     if records.runs is not None:
         names, codes = records.runs
-        of_norms = [_rows_of(column, codes.size) for column in _norms(records, options)]
+        of_norms = [column.places for column in _norms(records, options)]
         holding = {names[code] for rows in of_norms for code in np.unique(codes[rows])}
         if options.run is None and not holding:
             return records
@@ -195,7 +194,7 @@ def _one_run(records: Records, options: ReadOptions) -> Records:
         place = np.cumsum(chosen) - 1
         kept = []
         for column in records.columns:
-            rows = _rows_of(column, codes.size)
+            rows = column.places
             mine = chosen[rows]
             kept.append(replace(column, values=column.values[mine], rows=place[rows[mine]]))
         return replace(records, columns=kept, rows=int(chosen.sum()), runs=None)
@@ -210,10 +209,6 @@ def _one_run(records: Records, options: ReadOptions) -> Records:
         return records
     mine = choose_run(holding if options.run is None else runs, options.run)
     return replace(records, columns=[c for c in records.columns if run_in_name(c.name) in (None, mine)])
-
-
-def _rows_of(column: Column, rows: int) -> NDArray[np.int64]:
-    return np.arange(rows) if column.rows is None else column.rows
 
 
 def _norms(records: Records, options: ReadOptions) -> list[Column]:
@@ -431,10 +426,9 @@ def _scaled(column: Column) -> NDArray[np.float64]:
 
 def _agree(a: Column, b: Column, *, least: int = 1) -> bool:
     """Whether two columns hold the same numbers, but for rounding, wherever both hold any; at least so many."""
-    places = [column.rows if column.steps is None else column.steps for column in (a, b)]
     first, second = _scaled(a), _scaled(b)
-    if not all(place is None for place in places):
-        left, right = (np.arange(v.size) if p is None else p for v, p in zip((first, second), places, strict=True))
+    left, right = (column.places if column.steps is None else column.steps for column in (a, b))
+    if not np.array_equal(left, right):
         _, i, j = np.intersect1d(left, right, return_indices=True)
         first, second = first[i], second[j]
     alike = first.size == second.size and first.size >= least

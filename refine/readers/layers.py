@@ -33,8 +33,7 @@ def total_of_layers(
     in_rows = parts[0].steps is None
     places: list[NDArray[np.float64]] = []
     for part in parts:
-        rows = np.arange(records.rows) if part.rows is None else part.rows
-        places.append(rows.astype(np.float64) if part.steps is None else part.steps)
+        places.append(part.places.astype(np.float64) if part.steps is None else part.steps)
     common, per_part = places[0], [part.values for part in parts]
     if any(not np.array_equal(place, common) for place in places[1:]):
         last = [_last_of_each(place, values) for place, values in zip(places, per_part, strict=True)]
