@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .norms import GradientNorms
     from .readers import read_norms
     from .schedule import Schedule
+    from .steps import steps_in
     from .transfer import retarget
 
 _HOMES = {
@@ -49,6 +50,7 @@ _HOMES = {
     "read_norms": "readers",
     "refined_schedule": "analysis",
     "retarget": "transfer",
+    "steps_in": "steps",
     "wsd": "families",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "read_norms",
     "refined_schedule",
     "retarget",
+    "steps_in",
     "wsd",
 ]
 

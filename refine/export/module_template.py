@@ -10,6 +10,9 @@ the schedule, its warmup too: for a run of another length, better run refine fit
 make_scheduler(optimizer, scale_weight_decay=True) is AdamC (arXiv:2506.02285): AdamW's decay follows it too,
 in param groups with normalized=True: layers that a normalisation follows, or all linear ones but the last.
 PROVENANCE says where the schedule comes from and what was assumed.
+refine.torch.ScheduleLR does what this LambdaLR cannot: it leaves optimizer.step unwrapped and is silent where a
+GradScaler skips the first update, late groups join before their first update, groups have their own schedules,
+and steps are checked against the updates made.
 """
 
 import warnings
