@@ -34,6 +34,7 @@ from .progress import reading
 @smoothing_option
 @output_options("refined")
 @click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")
+@click.option("--per-group", is_flag=True, help="Fit every param group in LOG, into a folder of its own below --out.")
 @click.option("--jobs", type=click.IntRange(min=1), help="With --each: processes.  [default: as many as cores]")
 @click.option(
     "--engine",
@@ -56,6 +57,7 @@ def fit(
     no_plot: bool,
     as_json: bool,
     each: bool,
+    per_group: bool,
     jobs: int | None,
     engine: str,
     address: str | None,
@@ -71,14 +73,17 @@ def fit(
       refine fit seed1.csv seed2.csv seed3.csv    (pooled: the median of the seeds)
       refine fit runs/*.csv --each --out fitted   (a result a run)
       refine fit mlruns --each                    (also of the runs in one log)
+      refine fit run.jsonl --per-group            (a schedule a param group, for ScheduleLR)
 
     LOG is a file or folder in any format of refine formats, compressed or not, a URL, or - for standard
     input. Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
     scheduler) and schedule.png.
     """
-    from refine.batch import fit_each, fit_logs
+    from refine.batch import fit_each, fit_groups, fit_logs
     from refine.readers import ReadOptions
 
+    if per_group and (each or len(logs) > 1):
+        raise click.UsageError("--per-group takes one LOG, and not --each")
     options = ReadOptions(**read)
     how = {
         "optimizer": read["optimizer"],
@@ -97,6 +102,11 @@ def fit(
         return
     if jobs or address or engine != "local":
         raise click.UsageError("--jobs, --engine and --address go with --each")
+    if per_group:
+        with reading() as progress:
+            rows = fit_groups(logs[0], out, options, how, force=force, plot=not no_plot, progress=progress)
+        _report_each(rows, out, as_json, of="group")
+        return
     from refine.export import refuse_existing
 
     if not force:
@@ -106,8 +116,8 @@ def fit(
     write(result, result.to_dict(), result.summary, out, force=force, plot=not no_plot, as_json=as_json)
 
 
-def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
-    """A row a run, as text or JSON; exit code 1 if any failed."""
+def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str = "run") -> None:
+    """A row a run or group, as text or JSON; exit code 1 if any failed."""
     from refine.files import printable
     from refine.text import aligned
 
@@ -115,7 +125,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        head: tuple[str, ...] = ("run", "points", "updates", "optimizer", "decision", "rho", "warmup", "peak at")
+        head: tuple[str, ...] = (of, "points", "updates", "optimizer", "decision", "rho", "warmup", "peak at")
         head += ("bound gain", "peak LR", "warnings")
         table: list[tuple[str, ...]] = [head]
         for row in rows:
@@ -123,7 +133,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
                 continue
             table.append(
                 (
-                    printable(Path(row["folder"]).relative_to(out), limit=40),
+                    printable(row["group"] if of == "group" else Path(row["folder"]).relative_to(out), limit=40),
                     f"{row['points']:,}",
                     f"{row['total_steps']:,}",
                     row["optimizer"],
@@ -137,11 +147,20 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool) -> None:
                 )
             )
         click.echo("\n".join(aligned(table)))
-        click.echo(f"wrote     {printable(out)}/: a folder for each of {len(rows) - len(failed)} of {len(rows)} runs")
+        click.echo(f"wrote     {printable(out)}/: a folder for each of {len(rows) - len(failed)} of {len(rows)} {of}s")
+        if of == "group" and len(rows) > len(failed):
+            files = {row["group"]: str(Path(row["folder"], "schedule.json")) for row in rows if not row["error"]}
+            mapping = ", ".join(f"{_literal(name)}: {_literal(file)}" for name, file in files.items())
+            click.echo(f"use       ScheduleLR(optimizer, {{{mapping}}})")
     for row in failed:
         click.echo(f"Error: {row['error']}", err=True)
     if failed:
         raise SystemExit(1)
+
+
+def _literal(text: str) -> str:
+    """A text as Python writes it, on one line."""
+    return f'"{text}"' if text.isprintable() and not set(text) & {'"', "\\"} else repr(text)
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -1,9 +1,10 @@
-"""Many runs at once: a schedule each, in parallel through joblib, on this machine or on its Dask and Ray backends."""
+"""Many schedules at once: one a run, in parallel through joblib, here or on its Dask and Ray backends; one a group."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +16,10 @@ from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
 from .files import printable
 from .pool import pool
-from .readers import ReadOptions, read_logs
+from .readers import ReadOptions, read_groups, read_logs
 from .readers.base import SeveralRuns
 
-__all__ = ["ENGINES", "FIELDS", "fit_each", "fit_logs", "folder_names"]
+__all__ = ["ENGINES", "FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names"]
 
 ENGINES = ("local", "dask", "ray")
 
@@ -126,6 +127,69 @@ def fit_each(
     ]
 
 
+def fit_groups(
+    log: str,
+    out: str,
+    read: ReadOptions,
+    fit: Mapping[str, Any],
+    *,
+    force: bool = False,
+    plot: bool = True,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Fit every param group of a log that holds the norms of each, into a folder of its own below ``out``.
+
+    Parameters
+    ----------
+    log : str
+        As `refine.torch.GradNormRecorder` writes it with ``per_group=True``: columns such as
+        ``grad_norm_l2/group:decay``, and ``lr/group:decay``.
+    out, read, fit, force, plot
+        As in `fit_each`.
+
+    Returns
+    -------
+    list of dict
+        A row a group: ``log``, ``group``, ``folder``, ``error`` (None where it went well) and `FIELDS`.
+    """
+    groups = read_groups(log, read, progress)
+    folders = [os.path.join(out, name) for name in _group_folders(list(groups))]
+    if not force:
+        for folder in folders:
+            refuse_existing(Path(folder))
+    rows = []
+    for (name, norms), folder in zip(groups.items(), folders, strict=True):
+        row = {"log": log, "group": name, "folder": folder, "error": None, **dict.fromkeys(FIELDS)}
+        try:
+            if isinstance(norms, RefineError):
+                raise norms
+            rows.append({**row, **_found(refined_schedule(norms, **fit), folder, force, plot)})
+        except RefineError as error:
+            rows.append({**row, "error": f'group "{printable(name)}": {error}'})
+    return rows
+
+
+def _group_folders(names: Sequence[str]) -> list[str]:
+    """A folder name a group: without what no file system takes, not hidden, different in more than case.
+
+    Examples
+    --------
+    >>> _group_folders(["decay", "a/b", "..", "", "Decay", "layers.0.weight"])
+    ['decay', 'a_b', 'group', 'group-2', 'Decay-2', 'layers.0.weight']
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        plain = folder = re.sub(r"[^\w.-]+", "_", name)[:60].strip(".") or "group"
+        count = 1
+        while folder.lower() in taken:
+            count += 1
+            folder = f"{plain}-{count}"
+        taken.add(folder.lower())
+        found.append(folder)
+    return found
+
+
 def folder_names(logs: Sequence[str]) -> list[str]:
     """A folder name a log: the last part of its path without suffixes, with more of the path where that repeats.
 
@@ -163,19 +227,23 @@ def _rows(
 def _row(log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": folder, "run": read.run, "error": None, **dict.fromkeys(FIELDS)}
     try:
-        result = fit_logs([log], read, fit)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
-            emit(result, folder, force=force, plot=plot)
+        return {**row, **_found(fit_logs([log], read, fit), folder, force, plot)}
     except SeveralRuns:
         if read.run is None:
             raise
         return {**row, "error": f"{printable(log)}: run {printable(read.run)} holds several runs itself"}
     except RefineError as error:
         return {**row, "error": str(error)}
+
+
+def _found(result: Refinement, folder: str, force: bool, plot: bool) -> dict[str, Any]:
+    """Write the files of a result; what the summary table shows of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
+        emit(result, folder, force=force, plot=plot)
     found = result.to_dict()
     found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
-    return {**row, **{name: found[name] for name in FIELDS}}
+    return {name: found[name] for name in FIELDS}
 
 
 @contextlib.contextmanager

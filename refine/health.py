@@ -86,7 +86,8 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     with np.errstate(over="ignore"):
         ratio = np.minimum(values / level, np.finfo(np.float64).max)
     gaps = np.diff(norms.steps)
-    plateau = clipping_plateau(values)
+    as_seen = "clip" in norms.source.columns  # clipped by the reader, which knows the norms before
+    plateau = None if as_seen else clipping_plateau(values)
     repeated = int(np.count_nonzero(values[1:] == values[:-1]))
     digits = _digits(values)
     gap_ratio = float(gaps.max() / norms.stride)
@@ -103,7 +104,7 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
             f"{100 * plateau.share:.0f} % of the norms are at their maximum {plateau.value:g}: they were logged after "
             "clipping, which hides all above; log them before"
         )
-    elif norms.source.clipping == "post":
+    elif norms.source.clipping == "post" and not as_seen:
         warnings.append("the norms were logged after clipping, which hides all above the threshold; log them before")
     if norms.source.window_mean:
         warnings.append("each norm is a mean over a window of updates: spikes are flattened, mean squares too small")
@@ -115,6 +116,7 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     if (
         repeated > max(2, 0.01 * values.size)
         and plateau is None
+        and not as_seen
         and digits >= MANY_DIGITS
         and repeated < values.size // 2
     ):

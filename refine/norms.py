@@ -16,7 +16,7 @@ from .hygiene import Cleaned, clean, match, stride
 from .refinement import OptimizerFamily
 from .schedule import check_count
 
-__all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source"]
+__all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source", "Travel"]
 
 Number = TypeVar("Number", np.float64, np.int64)
 
@@ -100,6 +100,32 @@ class Pool:
         return self.highest / self.lowest - 1.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Travel:
+    """How far a run had come at some of its updates, as `refine.torch.GradNormRecorder` logs it; all float64, (m,).
+
+    Attributes
+    ----------
+    steps : (m,) int64
+        Labels as in `GradientNorms.steps`, increasing.
+    distance : (m,)
+        ``||x_t - x_1||_2``.
+    dot : (m,)
+        ``<g_t, x_1 - x_t>``.
+    gradient_sum_norm : (m,)
+        ``||s_t||`` in the optimizer's own dual norm, s_t the sum of ``lr_j g_j`` over these updates j <= t.
+    learning_rate, loss : (m,)
+        Of the same updates; nan where unknown.
+    """
+
+    steps: NDArray[np.int64]
+    distance: NDArray[np.float64]
+    dot: NDArray[np.float64]
+    gradient_sum_norm: NDArray[np.float64]
+    learning_rate: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class GradientNorms:
     """Gradient norms of a finished run, at the steps that were logged.
@@ -133,6 +159,8 @@ class GradientNorms:
         Reason to first and last step of the rows that were dropped for it, where known.
     rates : (steps, learning rates) or None
         All rates of the log, (m,) int64 and (m,) float64, where they stand at other steps than the norms.
+    travel : Travel or None
+        How far the run had come, where the log says so.
     """
 
     steps: NDArray[np.int64]
@@ -149,6 +177,7 @@ class GradientNorms:
     pool: Pool | None = None
     dropped_at: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+    travel: Travel | None = None
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps)
@@ -252,6 +281,7 @@ class GradientNorms:
         source: Source,
         extras: Mapping[str, NDArray[np.float64]] | None = None,
         rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
+        travel: Travel | None = None,
     ) -> GradientNorms:
         """Norms of what `refine.hygiene.clean` has left, with other columns at its steps."""
         total = int(cleaned.steps[-1]) if cleaned.steps.size else 0
@@ -271,6 +301,7 @@ class GradientNorms:
             extras or {},
             dropped_at=cleaned.where,
             rates=rates,
+            travel=travel,
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:

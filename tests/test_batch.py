@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from refine.cli.main import main
 
 from refine import RefineError, Schedule
-from refine.batch import fit_each, folder_names
+from refine.batch import fit_each, fit_groups, folder_names
 from refine.readers import ReadOptions
 
 
@@ -147,3 +147,107 @@ def test_a_missing_cluster_is_one_line(runs):
     except ImportError:
         with pytest.raises(RefineError, match=r"--engine ray is not installed: pip install 'lr-refine\[ray\]'"):
             fit_each(runs, "x", ReadOptions(), {}, engine="ray")
+
+
+@pytest.fixture
+def of_groups(tmp_path, monkeypatch):
+    """A log with the norms of three param groups, as `refine.torch.GradNormRecorder` writes it."""
+    monkeypatch.chdir(tmp_path)
+    header = {"format": "refine-gradient-norms", "format_version": 1, "optimizer": "AdamW", "clipping": "pre"}
+    lines = [json.dumps(header)]
+    for t in range(1, 201):
+        row = {"step": t, "grad_norm_l2": 2.0 + 1 / t, "grad_norm_dual": 3.0 + 6 / t, "lr": 0.1 * min(t / 20, 1)}
+        for name, norm in (("decay", 1.0 + 4 / t), ("a/b", 1.0 + t / 200), ("../x\n", float("nan"))):
+            row |= {f"grad_norm_dual/group:{name}": norm, f"lr/group:{name}": row["lr"] / 2}
+        lines.append(json.dumps(row).replace("NaN", "null"))
+    (tmp_path / "run.jsonl").write_text("\n".join(lines) + "\n")
+    return "run.jsonl"
+
+
+def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
+    done = invoke("fit", of_groups, "--per-group", "--no-plot", "--out", "out")
+    assert done.exit_code == 1
+    head, *rows, wrote, use = done.stdout.splitlines()
+    assert head.split()[:3] == ["group", "points", "updates"]
+    assert [row.split()[:4] for row in rows] == [["decay", "200", "200", "adam"], ["a/b", "200", "200", "adam"]]
+    assert wrote == "wrote     out/: a folder for each of 2 of 3 groups"
+    assert use == (
+        'use       ScheduleLR(optimizer, {"decay": "out/decay/schedule.json", "a/b": "out/a_b/schedule.json"})'
+    )
+    assert done.stderr == (
+        'Error: group "../x\\n": run.jsonl: column "grad_norm_dual/group:../x\\n" holds no finite number in 200 rows; '
+        "choose another with --column\n"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_b", "decay"]
+    for name, folder in (("decay", "decay"), ("a/b", "a_b")):
+        columns = ("--column", f"grad_norm_dual/group:{name}", "--lr-column", f"lr/group:{name}")
+        assert invoke("fit", of_groups, *columns, "--no-plot", "--out", "alone", "--force").exit_code == 0
+        of_group, alone = (Schedule.load(f"{place}/schedule.json") for place in (f"out/{folder}", "alone"))
+        assert of_group == alone
+        assert of_group.provenance["columns"]["norm"] == f"grad_norm_dual/group:{name}"
+        assert of_group.provenance["prior_peak_lr"] == 0.05
+    assert invoke("fit", of_groups, "--no-plot", "--out", "whole").exit_code == 0
+    assert Schedule.load("whole/schedule.json").provenance["columns"]["lr"] == "lr"
+
+
+def test_groups_as_json_and_from_python(of_groups):
+    done = invoke("fit", of_groups, "--per-group", "--no-plot", "--json", "--out", "out")
+    found = json.loads(done.stdout)
+    assert [(row["log"], row["group"], row["folder"], row["error"] is None) for row in found] == [
+        ("run.jsonl", "decay", "out/decay", True),
+        ("run.jsonl", "a/b", "out/a_b", True),
+        ("run.jsonl", "../x\n", "out/_x_", False),
+    ]
+    assert found == fit_groups(of_groups, "out", ReadOptions(), {}, force=True, plot=False)
+    with pytest.raises(RefineError, match=r"out/decay/schedule\.csv exists; choose another folder with --out, or"):
+        fit_groups(of_groups, "out", ReadOptions(), {}, plot=False)
+
+
+def test_group_folders_lie_below_the_given_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [
+        "..",
+        ".",
+        "",
+        "/",
+        "../../etc",
+        "a",
+        "A",
+        "a-2",
+        "a",
+        "x" * 300,
+        "\u00e9/\U0001f600",
+        "con\0",
+        ".git",
+        "layers.0",
+    ]
+    names = list(dict.fromkeys(names))
+    header = '{"format": "refine-gradient-norms", "format_version": 1, "optimizer": "SGD", "clipping": "pre"}'
+    rows = [{"step": t, "grad_norm_l2": 1.0} | {f"grad_norm_l2/group:{n}": 1 + 1 / t for n in names} for t in (1, 2, 3)]
+    (tmp_path / "run.jsonl").write_text("\n".join([header, *map(json.dumps, rows)]) + "\n")
+    found = fit_groups("run.jsonl", "out", ReadOptions(), {}, plot=False)
+    assert [(row["group"], row["error"]) for row in found] == [(name, None) for name in names]
+    folders = [row["folder"] for row in found]
+    assert len({folder.lower() for folder in folders}) == len(names)
+    assert sorted(folders) == sorted(f"out/{path.name}" for path in (tmp_path / "out").iterdir())
+    assert not any(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
+    done = invoke("fit", "run.jsonl", "--per-group", "--no-plot", "--out", "printed")
+    assert done.exit_code == 0
+    *_, use = done.stdout.splitlines()
+    mapping = eval(use.removeprefix("use       ScheduleLR(optimizer, ").removesuffix(")"))  # is Python
+    assert {name: place.replace("printed/", "out/") for name, place in mapping.items()} == {
+        row["group"]: f"{row['folder']}/schedule.json" for row in found
+    }
+
+
+def test_per_group_takes_one_log_that_has_groups(of_groups, runs):
+    for more in (["--each"], [runs[0]]):
+        done = invoke("fit", of_groups, "--per-group", *more)
+        assert done.exit_code == 2
+        assert "Error: --per-group takes one LOG, and not --each" in done.stderr
+    done = invoke("fit", runs[0], "--per-group")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        'Error: run0.csv: no column holds "grad_norm" of one param group; record the next run with '
+        "GradNormRecorder(..., per_group=True)\n"
+    )

@@ -33,6 +33,7 @@ from . import (
     nanotron,
     olmo,
     parquet,
+    recorder,
     table,
     tensorboard,
     torchtitan,
@@ -43,15 +44,16 @@ from . import (
     without_norms,
 )
 from .base import Format, ReadOptions, Records, quoted
-from .choose import choose, holds_norms
+from .choose import choose, group_options, holds_norms
 from .columns import looks_like_norm
 from .opening import Log, opened
 
-__all__ = ["FORMATS", "ReadOptions", "find_format", "read_logs", "read_norms", "read_one"]
+__all__ = ["FORMATS", "ReadOptions", "find_format", "read_groups", "read_logs", "read_norms", "read_one"]
 
 Result = TypeVar("Result")
 
 FORMATS: tuple[Format, ...] = (
+    recorder.FORMAT,
     ms_swift.FORMAT,
     huggingface.FORMAT,
     lightning.FORMAT,
@@ -167,6 +169,20 @@ def read_one(
             f"{printable(norms[0].source.name)} and {printable(norms[1].source.name)} hold norms both; name one log"
         )
     return norms[0]
+
+
+def read_groups(
+    path: str, options: ReadOptions, progress: Callable[[float], None] | None = None
+) -> dict[str, GradientNorms | RefineError]:
+    """Read the norms of each param group of a log, by its name; in place of those that cannot be used, why not."""
+    records = _read(path, options, progress)
+    found: dict[str, GradientNorms | RefineError] = {}
+    for name, its in _named(path, lambda: group_options(records, options)).items():
+        try:
+            found[name] = _chosen(path, records, {}, its)
+        except RefineError as error:
+            found[name] = error
+    return found
 
 
 def _chosen(path: str, records: Records, companions: Mapping[str, Records], options: ReadOptions) -> GradientNorms:

@@ -24,6 +24,7 @@ from .base import Column, Facts, ReadOptions, Records, choose_run, quoted
 from .columns import (
     family,
     find,
+    group,
     kind_in_name,
     layer,
     looks_like_norm,
@@ -33,10 +34,11 @@ from .columns import (
     short_name,
 )
 from .layers import total_of_layers
+from .recorder import CLIP, as_clipped, travelled
 from .runs import facts_of
 from .settings import clip_threshold, optimizer_name
 
-__all__ = ["choose", "holds_norms"]
+__all__ = ["choose", "group_options", "holds_norms"]
 
 _STEP_COVERAGE = 0.95
 _CALLED = {"lr": "learning rates", "loss": "losses"}
@@ -102,6 +104,10 @@ def choose(
     if optimizer is None and kind in ("l1", "dual") and not find("l2", names) and facts.norm_kind != "l2":
         optimizer = "adam"  # nobody logs only these for another family
 
+    seen = norm
+    if kind == "l2" and facts.clipping == "pre" and (options.optimizer or optimizer) == "sgd":
+        seen, how = as_clipped(norm, records)
+        notes += how
     axis, how = _axis(records, options, norm)
     notes += how
     rate_column, how = _rate_column(records, options, norm)
@@ -109,13 +115,15 @@ def choose(
     if guessed and axis.name is not None:
         axis = replace(axis, shift=float(_counts_from_zero(axis, norm, rate_column)))
     run = run_in_name(norm.name)
-    cleaned = clean(axis.of(norm), norm.values)
+    cleaned = clean(axis.of(norm), seen.values)
     loss_column = next((c for c in _with_role("loss", records) if c is not norm), None)
     found = {"lr": rate_column, "loss": loss_column}
     total, how = _total(records, options, axis, cleaned.steps, [c for c in found.values() if c])
     notes += how
     columns = {"norm": norm.name, "step": axis.name}
     columns |= {role: column.name if column else None for role, column in found.items()}
+    if seen is not norm:
+        columns["clip"] = CLIP
     joined: dict[str, NDArray[np.float64] | None] = {}
     used = set()
     for role, column in found.items():
@@ -165,16 +173,35 @@ def choose(
             kind_known=kind is not None,
             optimizer=optimizer,
             notes=tuple(notes),
-            clipping=_clipping(records, norm, cleaned.values),
+            clipping="post" if seen is not norm else _clipping(records, norm, cleaned.values),
             lr_alignment=facts.lr_alignment,
             window_mean=facts.window_mean or "mean_grad_norm" in short_name(norm.name).lower(),
             settings=settings,
             run=_run(options, records, run),
         ),
         rates=rates,
-        extras=_extras(records, norm, kind or "l2", axis, cleaned.steps) if options.extras else {},
+        extras=_extras(records, norm, seen, kind or "l2", axis, cleaned.steps) if options.extras else {},
+        travel=travelled(records, axis.of, rate_column, loss_column) if group(norm.name) is None else None,
     )
     return norms.with_dropped(dropped)
+
+
+def group_options(records: Records, options: ReadOptions) -> dict[str, ReadOptions]:
+    """How to read the norms of each param group, by its name: those of the kind that is read of the whole model."""
+    norm, _ = _norm(records, options, options.optimizer or family(optimizer_name(records.settings) or ""))
+    names = [column.name for column in records.columns]
+    found = {}
+    for name in names:
+        whole, part = group(name) or ("", "")
+        if whole == norm.name:
+            rate = options.lr_column or f"lr/group:{part}"
+            found[part] = replace(options, column=name, lr_column=rate if rate in names else None)
+    if not found:
+        raise RefineError(
+            f'no column holds "{printable(norm.name)}" of one param group; '
+            "record the next run with GradNormRecorder(..., per_group=True)"
+        )
+    return found
 
 
 def holds_norms(records: Records, options: ReadOptions) -> bool:
@@ -236,11 +263,12 @@ def _by_name(records: Records, name: str, option: str) -> Column:
 
 def _kind(column: Column) -> NormKind | None:
     """Kind of norm that the name of a column says."""
-    if find("dual", [column.name]):
+    name = short_name(column.name)
+    if find("dual", [name]):
         return "dual"
-    if find("l1", [column.name]):
+    if find("l1", [name]):
         return "l1"
-    return kind_in_name(column.name)
+    return kind_in_name(name)
 
 
 def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | None) -> tuple[Column, list[str]]:
@@ -363,7 +391,7 @@ def _odd_choice(norm: Column) -> list[str]:
     other = next((role for role in ("loss", "lr", "step") if find(role, [norm.name])), None)
     if other is not None:
         return [f'column "{printable(norm.name)}" is read as the norm, as given, and called {other}']
-    if re.search(r"sq(?:$|_|uared?|r)", norm.name.lower()):
+    if re.search(r"sq(?:$|_|uared?|r)", short_name(norm.name).lower()):
         return [f'column "{printable(norm.name)}" is read as a norm; its name says that it is squared']
     return []
 
@@ -468,7 +496,7 @@ def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> Cl
         return "post"  # the log holds both
     if records.facts.clipping != "unknown":
         return records.facts.clipping
-    threshold = clip_threshold(records.settings)
+    threshold = None if _kind(norm) in ("l1", "dual") else clip_threshold(records.settings)  # that is of the l2 norm
     return "pre" if threshold is not None and values.size and values.max() > 1.01 * threshold else "unknown"
 
 
@@ -487,17 +515,28 @@ def _seen(records: Records, axis: _Axis) -> dict[str, float]:
 
 
 def _extras(
-    records: Records, norm: Column, kind: NormKind, axis: _Axis, steps: NDArray[np.int64]
+    records: Records, norm: Column, seen: Column, kind: NormKind, axis: _Axis, steps: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """The other norms in the log, at the steps of the chosen one: of other kinds, and of single layers."""
+    """The other norms in the log, at the steps of the chosen one: of other kinds, of single layers and groups.
+
+    Where the chosen one was ``seen`` clipped, also as it was before.
+    """
     found = {}
     for column in records.columns:
         part = layer(column.name)
         of = _kind(column) or records.facts.norm_kind or "l2"
         other = any(find(role, [column.name]) for role in ("l2", "l1", "dual")) and of != kind
-        if column is norm or not (part or other):
+        if column is norm and seen is not norm:
+            called = "raw_grad_norm"
+        elif column is norm:
+            continue
+        elif group(column.name) and not column.name.startswith("lr/"):
+            called = column.name
+        elif part or other:
+            called = f"grad_norm_{part[0]}/{part[1]}" if part else f"grad_norm_{of}"
+        else:
             continue
         values = match(axis.of(column), column.values, steps)
         if values is not None:
-            found[f"grad_norm_{part[0]}/{part[1]}" if part else f"grad_norm_{of}"] = values
+            found[called] = values
     return found

@@ -19,6 +19,7 @@ __all__ = [
     "SYNONYMS",
     "family",
     "find",
+    "group",
     "kind_in_name",
     "layer",
     "looks_like_norm",
@@ -144,10 +145,14 @@ _LAYER = {
         r"grad_1\.0_norm[/_](?!total)(?P<a>.+?)(?:_step)?|l1_norm/grad/(?!global)(?P<b>.+)", re.IGNORECASE
     ),
 }
+_GROUP = re.compile(r"(?P<whole>grad_norm_(?:l1|l2|dual)|lr)/group:(?P<group>.*)", re.DOTALL)
+_RECORDED = frozenset({"clip_coefficient", "distance", "grad_dot_displacement", "lr_grad_sum_norm"})
+"""What `refine.torch.GradNormRecorder` logs beside norms, rates and losses; by these very names in any log."""
+
 _LR_SCALED = re.compile(r"(?:.*/)?lr\(1e-(?P<power>\d)\)")
 _FAMILIES: tuple[tuple[OptimizerFamily, re.Pattern[str]], ...] = (
-    ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion", re.IGNORECASE)),
-    ("sgd", re.compile(r"sgd|nesterov|momentum", re.IGNORECASE)),
+    ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion|sign_?sgd|signum", re.IGNORECASE)),
+    ("sgd", re.compile(r"(?<!sign)(?<!sign_)sgd|nesterov|momentum", re.IGNORECASE)),
 )
 
 
@@ -165,6 +170,8 @@ def find(role: str, names: Sequence[str]) -> list[int]:
     """
     ranked = []
     for position, name in enumerate(names):
+        if group(name):
+            continue
         forms = _forms(name)
         ranks = [rank for rank, synonym in enumerate(SYNONYMS[role]) if synonym in forms]
         metric = short_name(name)
@@ -183,6 +190,8 @@ def looks_like_norm(name: str) -> bool:
     >>> looks_like_norm("my_grad_norm_v2"), looks_like_norm("max_grad_norm"), looks_like_norm("loss")
     (True, False, False)
     """
+    if group(name):
+        return False
     plain = _plain(name)
     return bool(re.search(r"grad\w*norm|norm\w*grad|gnorm", plain)) and not _NOT_A_NORM.search(plain)
 
@@ -198,11 +207,26 @@ def may_matter(name: str) -> bool:
     """
     metric = short_name(name)
     return (
-        looks_like_norm(name)
+        name in _RECORDED
+        or looks_like_norm(name)
         or not _KNOWN.isdisjoint(_forms(name))
         or bool(_OPTIMIZER_LR.fullmatch(metric) or _LR_SCALED.fullmatch(metric))
         or layer(name) is not None
     )
+
+
+def group(name: str) -> tuple[str, str] | None:
+    """Column of the whole model and name of the one param group that a column is about; None for all others.
+
+    Such a column is never that of the whole model, whatever the group is called.
+
+    Examples
+    --------
+    >>> group("grad_norm_l2/group:decay"), group("lr/group:a/lr"), group("grad_norm_l2")
+    (('grad_norm_l2', 'decay'), ('lr', 'a/lr'), None)
+    """
+    match = _GROUP.fullmatch(name)
+    return (match["whole"], match["group"]) if match else None
 
 
 def layer(name: str) -> tuple[Literal["l1", "l2"], str] | None:
@@ -214,7 +238,7 @@ def layer(name: str) -> tuple[Literal["l1", "l2"], str] | None:
     (('l2', 'net.0.bias'), None, ('l1', 'w'))
     """
     metric = short_name(name)
-    if metric.endswith(("__MIN", "__MAX", "_epoch")):
+    if group(name) or metric.endswith(("__MIN", "__MAX", "_epoch")):
         return None
     for prefix in ("", "train/", "optim/", "metrics/", "data/"):
         for kind in ("l2", "l1"):
@@ -273,6 +297,8 @@ def family(optimizer: str) -> OptimizerFamily | None:
     --------
     >>> family("adamw_torch_fused"), family("SGD"), family("muon")
     ('adam', 'sgd', None)
+    >>> family("SignSGD")
+    'adam'
     """
     found = [name for name, pattern in _FAMILIES if pattern.search(optimizer)]
     return found[0] if len(found) == 1 else None
@@ -287,12 +313,13 @@ def run_in_name(name: str) -> str | None:
     ('jolly-frog-1', None)
     """
     run, separator, _ = name.rpartition(" - ")
-    return run.strip() if separator else None
+    return run.strip() if separator and not group(name) else None
 
 
 def short_name(name: str) -> str:
-    """Metric of a W&B chart column, ``<run> - <metric>``; other names as they are."""
-    return name.rsplit(" - ", 1)[-1].strip()
+    """Metric of a W&B chart column, ``<run> - <metric>``; what a group's column is of; other names as they are."""
+    part = group(name)
+    return part[0] if part else name.rsplit(" - ", 1)[-1].strip()
 
 
 def _plain(name: str) -> str:

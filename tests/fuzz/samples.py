@@ -106,6 +106,11 @@ _LINES = {
     "long.jsonl": '{{"metric": "grad_norm", "step": {t}, "value": {norm}}}',
     "runs.csv": "a,{t},{norm},{lr},{loss}\nb,{t},{norm},{lr},{loss}",
     "semicolons.csv": "{t};{norm};{lr}",
+    "recorder.jsonl": '{{"step": {t}, "grad_norm_l1": {norm}, "grad_norm_l2": {norm}, "grad_norm_dual": {norm}, '
+    '"lr": {lr}, "loss": {loss}, "clip_coefficient": 0.5, "grad_norm_dual/group:a/lr": {norm}, '
+    '"lr/group:a/lr": {lr}, "distance": {t}.5, "grad_dot_displacement": {loss}, "lr_grad_sum_norm": {norm}}}\n'
+    '{{"step": {t}1, "grad_norm_l1": null, "grad_norm_l2": null, "resumed": 1, "skipped": 1}}',
+    "recorder.csv": "{t},{norm},{norm},{lr},{loss},0.5,,,{t}.5,{loss},{norm},{norm}",
     "quoted.csv": '"{t}","{norm}","{norm}","{norm}"',
     "lightning/version_0/metrics.csv": "0,,{norm},{norm},{lr},{t}",
 }
@@ -116,6 +121,17 @@ _HEADS = {
     "lightning/version_0/metrics.csv": "epoch,grad_1.0_norm_total_epoch,grad_2.0_norm/w,"
     "grad_2.0_norm_total,lr-SGD,step",
 }
+_HEADER = (
+    '{"format": "refine-gradient-norms", "format_version": 1, "generator": "refine 0.1.0", "optimizer": "NAME", '
+    '"clipping": "pre", "planned_steps": 40, "settings": {"learning_rate": 0.04, "momentum": 0.9, "clip": 1.0}, '
+    '"groups": ["a/lr"]}'
+)
+_HEADS["recorder.jsonl"] = _HEADER.replace("NAME", "AdamW")
+_HEADS["recorder.csv"] = (
+    f"# {_HEADER.replace('NAME', 'SGD')}\n"
+    "step,grad_norm_l1,grad_norm_l2,lr,loss,clip_coefficient,skipped,resumed,distance,grad_dot_displacement,"
+    "lr_grad_sum_norm,grad_norm_l2/group:a/lr"
+)
 _YAML = b"optimizer: sgd\nlr: 0.1\nmax_grad_norm: 1.0\ntrainer:\n  warmup_steps: 3\nwhen: 2024-01-01\n"
 
 

@@ -36,7 +36,14 @@ RENDERED = {
     "../../llm-runs/grad_norm/const_lr0.001_T50000.csv": "csv",
 }
 
+RECORDED = (
+    '{"format": "refine-gradient-norms", "format_version": 1, "optimizer": "SGD", "clipping": "pre", '
+    '"planned_steps": null, "settings": {"learning_rate": 0.1}, "groups": ["lr"]}'
+)
 INLINE = [
+    ("recorder", f'{RECORDED}\n{{"step": 1, "grad_norm_l1": 9.5, "grad_norm_l2": 0.5, "lr": 0.1, "loss": 2.5}}'),
+    ("recorder", f"# {RECORDED}\nstep,grad_norm_l1,grad_norm_l2,lr,loss\n1,9.5,0.5,0.1,2.5"),
+    ("recorder", RECORDED),
     ("megatron", "[default7]: iteration       10/     400 | consumed samples: 160 | grad norm: 0.273 |\n"),
     ("megatron", "Training epoch 0, iteration 9/99 | lr: 0.0001 | reduced_train_loss: 10.3\n"),
     ("torchtitan", "[rank0]:[titan] - INFO - step: 10  loss:  7.9  grad_norm:  1.2  memory: 12.34GiB(25.00%)\n"),

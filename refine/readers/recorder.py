@@ -1,0 +1,237 @@
+"""``run.jsonl`` or ``run.csv`` of `refine.torch.GradNormRecorder`, format version 1.
+
+The first line is a header object, in a CSV behind ``# ``; then a row an update, steps from 1. A norm that was not
+finite is null (CSV: empty). ``grad_norm_l2`` is taken before clipping where the header says so; the rate in a row is
+the one used in its step. ``resumed`` marks the first row after a resume at its step: every earlier row from that step
+on is of updates that were undone. ``skipped`` marks an update that a GradScaler skipped. A last line that was cut is
+left out, so that the log of a run that goes on can be read.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RefineError
+from ..files import printable
+from ..hygiene import last_of_each_step, match
+from ..norms import Travel
+from . import json_text
+from .base import Column, Facts, Format, ReadOptions, Records, planned
+from .columns import lr_scale
+from .gather import Rows, number
+from .opening import MAX_LINE, Log
+from .settings import pick
+
+__all__ = ["CLIP", "FORMAT", "as_clipped", "travelled"]
+
+CLIP = "clip_coefficient"
+
+_NAME = "refine-gradient-norms"
+_VERSION = 1
+_TRAVEL = ("distance", "grad_dot_displacement", "lr_grad_sum_norm")
+
+
+def _header(log: Log) -> dict[str, Any] | None:
+    """The header object; None for any other log."""
+    line = log.first_line
+    if not line.startswith(("{", "# {")) or _NAME not in line:
+        return None
+    try:
+        value = json_text.parse(line.removeprefix("# "))
+    except (ValueError, RefineError):
+        return None
+    return value if isinstance(value, dict) and value.get("format") == _NAME else None
+
+
+def _read(log: Log, options: ReadOptions) -> Records:
+    header = _header(log) or {}
+    version = header.get("format_version")
+    if version != _VERSION:
+        raise RefineError(
+            f"the log has format version {printable(repr(version), limit=40)} and this refine reads {_VERSION}; "
+            "upgrade lr-refine"
+        )
+    is_csv = log.first_line.startswith("#")
+    run = _Run(Rows(options))
+    for row in _csv_rows(log) if is_csv else _json_rows(log):
+        run.add(row)
+    run.rows.planned_steps = planned(header.get("planned_steps"))
+    settings = header.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    records = run.without_undone(
+        run.rows.records(
+            f"GradNormRecorder, {'CSV' if is_csv else 'JSON lines'}",
+            Facts(clipping="pre" if header.get("clipping") == "pre" else "unknown", lr_alignment="this_step"),
+            settings=pick({**settings, "grad_clip": settings.get("clip"), "optimizer": header.get("optimizer")}),
+        )
+    )
+    if not records.rows:
+        lost = ", ".join(f"{count} {reason}" for reason, count in records.dropped.items())
+        raise RefineError(
+            f"the log holds its header and no update yet{f' ({lost})' if lost else ''}; "
+            "wait until the recorder has written some"
+        )
+    return records
+
+
+@dataclass(slots=True)
+class _Run:
+    """Rows of updates that were made, and marks of those that were not."""
+
+    rows: Rows
+    marks: list[tuple[int, float]] = field(default_factory=list)
+    skipped: int = 0
+    unreadable: int = 0
+    last_bad: bool = False
+
+    def add(self, row: Mapping[str, Any] | None) -> None:
+        """Take one line in; None is one that cannot be read."""
+        self.last_bad = row is None
+        self.unreadable += row is None
+        if row is None or row.get("format") == _NAME:
+            return
+        step = number(row.get("step"))
+        if step is not None and number(row.get("resumed")):
+            self.marks.append((self.rows.count, step))
+        if number(row.get("skipped")):
+            self.skipped += 1
+        else:
+            self.rows.add({name: value for name, value in row.items() if name not in ("skipped", "resumed")})
+
+    def without_undone(self, records: Records) -> Records:
+        """Leave out what a resume has undone; with the account of all that was left out."""
+        keep = ~self._undone(records)
+        undone = int(np.count_nonzero(~keep))
+        dropped = {
+            "truncated last line": int(self.last_bad),
+            "unreadable lines": self.unreadable - self.last_bad,
+            "skipped updates": self.skipped,
+            "superseded by a resume": undone,
+        }
+        place = np.cumsum(keep) - 1
+        columns: list[Column] = []
+        for column in records.columns:
+            rows = column.places
+            mine = keep[rows]
+            columns.append(replace(column, values=column.values[mine], rows=place[rows[mine]]) if undone else column)
+        return replace(
+            records,
+            columns=columns,
+            rows=records.rows - undone,
+            dropped={reason: count for reason, count in dropped.items() if count},
+        )
+
+    def _undone(self, records: Records) -> NDArray[np.bool_]:
+        """Rows with a step that a later mark goes back to or before; shape (n,)."""
+        steps = np.full(records.rows, np.nan)
+        for column in records.columns:
+            if column.name == "step":
+                steps[column.places] = column.values
+        back_to = np.full(records.rows + 1, np.inf)
+        for row, step in self.marks:
+            back_to[row] = min(back_to[row], step)
+        undone: NDArray[np.bool_] = steps >= np.minimum.accumulate(back_to[::-1])[::-1][1:]
+        return undone
+
+
+def _json_rows(log: Log) -> Iterator[dict[str, Any] | None]:
+    for row in json_text.objects(log.lines()):
+        yield row and {name: float("nan") if v is None and _is_norm(name) else v for name, v in row.items()}
+
+
+def _csv_rows(log: Log) -> Iterator[dict[str, Any] | None]:
+    """Rows without their empty cells; but the empty norms of a row without l2 norm were not finite."""
+    lines = _whole_lines(log)
+    head = next((line for line in lines if line and not line.startswith("#")), None)
+    try:
+        names = next(csv.reader([head or ""]), [])
+    except csv.Error as error:
+        raise RefineError(f"the line of column names cannot be split ({error}); repair the file") from None
+    at_l2 = names.index("grad_norm_l2") if "grad_norm_l2" in names else None
+    norm = [_is_norm(name) for name in names]
+    for line in lines:
+        if line is not None and (not line or line.startswith("#")):
+            continue
+        cells = [] if line is None else line.split(",")
+        if len(cells) != len(names):
+            yield None
+            continue
+        lost = at_l2 is not None and not cells[at_l2]
+        yield {
+            name: cell or "nan"
+            for name, cell, is_norm in zip(names, cells, norm, strict=True)
+            if cell or lost & is_norm
+        }
+
+
+def as_clipped(norm: Column, records: Records) -> tuple[Column, list[str]]:
+    """The norms that SGD saw: times the clip coefficient, where the log holds one below 1 (`theory.md`, section 6)."""
+    logged = _column(CLIP, records)
+    if logged is None or norm.steps is not None or logged.steps is not None:
+        return norm, []
+    by_row = np.ones(records.rows)
+    by_row[logged.places] = np.where((logged.values > 0.0) & (logged.values < 1.0), logged.values, 1.0)
+    coefficient = by_row[norm.places]
+    clipped = np.count_nonzero(coefficient < 1.0)
+    if not clipped:
+        return norm, []
+    note = (
+        f"{clipped / coefficient.size:.1%} of the updates were clipped: the norms are "
+        f'"{printable(norm.name)}" times "{CLIP}", as SGD saw them'
+    )
+    return replace(norm, values=norm.values * coefficient), [note]
+
+
+def travelled(
+    records: Records, steps_of: Callable[[Column], NDArray[np.float64]], rate: Column | None, loss: Column | None
+) -> Travel | None:
+    """How far the run had come, at the steps that hold all three columns of it; None where there are none."""
+    columns = [_column(name, records) for name in _TRAVEL]
+    logged = [last_of_each_step(steps_of(column), column.values) for column in columns if column is not None]
+    if len(logged) < len(_TRAVEL):
+        return None
+    steps = reduce(np.intersect1d, (at for at, _ in logged))
+    if not steps.size:
+        return None
+    found = [values[np.searchsorted(at, steps)] for at, values in logged]
+    for column in (rate, loss):
+        values = match(steps_of(column), column.values * lr_scale(column.name), steps) if column else None
+        found.append(np.full(steps.size, np.nan) if values is None else values)
+    return Travel(steps, *found)
+
+
+def _column(name: str, records: Records) -> Column | None:
+    return next((column for column in records.columns if column.name == name), None)
+
+
+def _is_norm(name: str) -> bool:
+    return name.startswith("grad_norm_")
+
+
+def _whole_lines(log: Log) -> Iterator[str | None]:
+    """Lines without their end; None for a last one that has none yet: its last number may be cut."""
+    done = 0
+    with open(log.path, "rb") as stream:
+        while line := stream.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise RefineError(f"a line is longer than {MAX_LINE >> 20} MiB; name a log with a row per line")
+            done += len(line)
+            if done % 2**20 < len(line):
+                log.report(done)
+            yield line.decode("utf-8", errors="replace").rstrip("\r\n") if line.endswith(b"\n") else None
+
+
+FORMAT = Format(
+    "recorder",
+    get="GradNormRecorder of refine.torch: run.jsonl or run.csv, also while the run goes on",
+    lost="nothing; refine fit --per-group: if recorded with per_group=True",
+    sniff=lambda log: _header(log) is not None,
+    read=_read,
+)
