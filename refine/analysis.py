@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from .refinement import (
 from .schedule import Schedule, check_count
 from .smoothing import smooth
 from .transfer import peak_advice, peak_ratio_by_bound
+
+if TYPE_CHECKING:
+    from .distance import DistanceEstimate
 
 __all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "Mode", "Refinement", "family_of", "refined_schedule"]
 
@@ -71,6 +74,8 @@ class Refinement:
         has worked (`refine.diagnostics.near_separable`).
     peak_lr_ratio_by_bound : float or None
         The same by the bound on the raw norms (`refine.transfer.peak_ratio_by_bound`).
+    distance : DistanceEstimate or None
+        From how far the run travelled, where the log says so (`refine.distance`, experimental).
     flags : tuple of Flag
         Every rule of `refine.diagnostics.RULES` with its value.
     assumptions, notes : tuple of str
@@ -91,6 +96,7 @@ class Refinement:
     gain_over_cosine: float
     peak_lr_ratio: float | None
     peak_lr_ratio_by_bound: float | None
+    distance: DistanceEstimate | None
     flags: tuple[Flag, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
@@ -214,6 +220,7 @@ def refined_schedule(
     ratio = None if separable else prior.peak_ratio(multiplier)
     by_bound = None if separable else yardstick.peak_ratio(prior, multiplier)
     own = yardstick.best(multiplier)
+    distance, distance_notes = _distance(norms, family, multiplier, separable)
 
     decision: Literal["refined", "linear"] = "linear" if linear_instead or mode == "linear" else "refined"
     assumptions = _assumptions(norms, family, family_source, warmup_source)
@@ -252,9 +259,15 @@ def refined_schedule(
         gain_over_cosine=best_cosine / own,
         peak_lr_ratio=ratio,
         peak_lr_ratio_by_bound=by_bound,
+        distance=distance,
         flags=check({**values, "dip before peak": dip_before_peak(multiplier), "peak LR ratio": ratio}),
         assumptions=tuple(assumptions),
-        notes=(*norms.source.notes, *oddities, *_notes(norms, family, prior, separable, warmup_steps, steps)),
+        notes=(
+            *norms.source.notes,
+            *oddities,
+            *_notes(norms, family, prior, separable, warmup_steps, steps),
+            *distance_notes,
+        ),
     )
 
 
@@ -333,6 +346,17 @@ class _Yardstick:
             return None
         logged = prior.multiplier[np.arange(self.updates.size) * prior.multiplier.size // self.updates.size]
         return peak_ratio_by_bound(logged, multiplier[self.updates], self.raw_squared)
+
+
+def _distance(
+    norms: GradientNorms, family: OptimizerFamily, multiplier: NDArray[np.float64], separable: bool
+) -> tuple[DistanceEstimate | None, tuple[str, ...]]:
+    """What the distance columns say, and notes; without them nothing is imported."""
+    if norms.travel is None:
+        return None, ()
+    from .distance import estimate
+
+    return estimate(norms, family, multiplier, separable=separable)
 
 
 def _flag_values(candidate: NDArray[np.float64], yardstick: _Yardstick) -> dict[str, float | None]:

@@ -57,6 +57,8 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "suggested_peak_lr": prior.suggested_peak(ratio),
         "peak_lr_ratio_by_bound": result.peak_lr_ratio_by_bound,
         "suggested_peak_lr_by_bound": prior.suggested_peak(result.peak_lr_ratio_by_bound),
+        "distance_lower_bound": result.distance.lower_bound if result.distance else None,
+        "peak_lr_from_distance": result.distance.peak_lr if result.distance else None,
         "flags": [flag.to_dict() for flag in result.flags],
         "assumptions": list(result.assumptions),
         "warnings": list(result.warnings),
@@ -168,7 +170,22 @@ def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
             f"{_percent(d['gain_over_cosine'])} over cosine, same warmup (convex theory: no promise)"
         )
     texts.extend(_peak(result, d))
+    texts.extend(_distance(result))
     return texts
+
+
+def _distance(result: Refinement) -> list[str]:
+    found = result.distance
+    if found is None:
+        return []
+    unit = "l2" if found.norm == "l2" else "the optimizer's own norm"
+    texts = [
+        f"distance: at least {found.lower_bound:.3g} in {unit} from start to solution (experimental, convex theory; "
+        f"{found.samples:,} samples{'' if found.loss_used else ', no losses'})"
+    ]
+    if found.peak_lr is None:
+        return [*texts, "  no peak learning rate from it"]
+    return [*texts, f"  so by the bound a peak learning rate of at least {found.peak_lr:.3g}"]
 
 
 def _peak(result: Refinement, d: dict[str, Any]) -> list[str]:
