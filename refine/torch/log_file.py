@@ -1,0 +1,190 @@
+"""The file that a recorder appends to: whole lines, one writer, readable at any moment.
+
+Format version 1. JSONL: a header object, then an object a row. CSV: the header object behind ``# ``, the names, then
+a row a line. `refine.readers.recorder` reads both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import math
+import os
+import stat
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RefineError
+from ..files import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "LogFile"]
+
+FORMAT = "refine-gradient-norms"
+FORMAT_VERSION = 1
+
+_ALWAYS = ("clip_coefficient", "loss", "skipped", "resumed")
+"""Columns of a CSV that may be empty at its start."""
+
+_OPEN: weakref.WeakSet[LogFile] = weakref.WeakSet()
+
+
+class LogFile:
+    """Rows for a log, appended by one process.
+
+    The file is locked until it is closed or the process ends, however it ends. A child that is forked (the workers of a
+    DataLoader) does not keep it.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.jsonl`` or ``.csv``; folders are made.
+    append : bool
+        Whether the file may hold rows of the same format already. A last line that was cut is taken away.
+
+    Raises
+    ------
+    RefineError
+        Another suffix, a file with rows where ``append`` is False, a file of another format, a second writer.
+    OSError
+        The place cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, append: bool) -> None:
+        self.path = Path(path)
+        self.names: list[str] | None = None
+        self._descriptor = -1
+        if self.path.suffix not in (".jsonl", ".csv"):
+            raise RefineError(f"a log is a .jsonl or .csv file, not {printable(self.path.name)!r}: change the suffix")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._lock()
+            if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                self._take_up(append)
+        except BaseException:
+            self.close()
+            raise
+        _OPEN.add(self)
+
+    def append(self, rows: Sequence[Mapping[str, float]], header: Mapping[str, Any]) -> None:
+        """Write rows, in one call; before the first ones the header. Nothing stays of rows that do not fit the disk.
+
+        Values that are not finite are left out. A CSV has the columns of its first rows.
+        """
+        lines = []
+        start = self.names is None
+        if start:
+            found = {name: any(math.isfinite(row.get(name, math.nan)) for row in rows) for row in rows for name in row}
+            self.names = [name for name in found if found[name] or name in _ALWAYS]
+            head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
+            lines = [f"# {head}", _csv_line(self.names)] if self._is_csv else [head]
+        lines += [self._line(row) for row in rows]
+        data = memoryview("".join(f"{line}\n" for line in lines).encode())
+        size = os.fstat(self._descriptor).st_size
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            self.names = None if start else self.names
+            raise
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def _is_csv(self) -> bool:
+        return self.path.suffix == ".csv"
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        if self._is_csv:
+            values = (row.get(name, math.nan) for name in self.names or ())
+            return ",".join(f"{value:.9g}" if math.isfinite(value) else "" for value in values)
+        present = (f"{json.dumps(name)}: {value:.9g}" for name, value in row.items() if math.isfinite(value))
+        return "{" + ", ".join(present) + "}"
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefineError(
+                f"{printable(self.path)} is being written by another recorder; name another file, or end that one"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _take_up(self, append: bool) -> None:
+        """Look at what the file holds; take away a last line that was cut."""
+        name = printable(self.path)
+        with open(self.path, "rb") as stream:
+            head, columns = stream.readline(), stream.readline()
+            size = stream.seek(0, os.SEEK_END)
+            end = _end_of_lines(stream)
+        begin = f'{"# " if self._is_csv else ""}{{"format": "{FORMAT}"'.encode()
+        if not head.startswith(begin[: size if end == 0 else None]):
+            raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
+        if end > 0:
+            try:
+                version = json.loads(head.removeprefix(b"# "))["format_version"]
+            except (ValueError, KeyError):
+                version = None
+            if version != FORMAT_VERSION:
+                raise RefineError(
+                    f"{name} has format version {printable(version)} and this refine writes {FORMAT_VERSION}; "
+                    "name another file"
+                )
+            if not append:
+                raise RefineError(
+                    f"{name} holds the log of a run; say step=N, the updates that this one has done already, to go on "
+                    "with it, or name another file"
+                )
+            self.names = next(csv.reader([columns.decode()])) if self._is_csv else []
+        if end < size:
+            os.ftruncate(self._descriptor, end)
+
+
+def _end_of_lines(stream: io.BufferedReader) -> int:
+    """Where the last whole line of a file ends."""
+    end = stream.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65_536)
+        stream.seek(start)
+        found = stream.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _csv_line(names: Sequence[str]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(names)
+    return stream.getvalue()
+
+
+def _after_fork() -> None:
+    for log in list(_OPEN):
+        log.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

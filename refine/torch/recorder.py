@@ -1,0 +1,447 @@
+"""`GradNormRecorder`: the norms that refinement needs, of every update, without waiting for the device."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import __version__
+from ..errors import RefineError, RefineWarning
+from ..files import printable
+from ..schedule import check_count
+from .log_file import LogFile
+from .meter import Meter, OwnNorm
+from .ring import Ring
+from .sharding import processes, rank
+
+__all__ = ["GradNormRecorder"]
+
+_SECONDS = 10.0
+_SETTINGS = ("momentum", "dampening", "nesterov", "eps", "weight_decay", "amsgrad", "maximize")
+_ROUNDING = 1e-5
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """An update: its place in the half buffer, what the host knows, and which columns of the ring were measured."""
+
+    step: int
+    place: int
+    known: dict[str, float] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set)
+    stepped: bool = False
+    resumed: bool = False
+
+
+class GradNormRecorder:
+    r"""Record the gradient norms of a training run for ``refine fit``.
+
+    Of every update: its number from 1, :math:`\|g\|_1` and :math:`\|g\|_2` before clipping, the learning rate, the
+    loss if given, the factor by which clipping shrank the gradient before the optimizer saw it, and the optimizer's
+    own squared norm where that is neither of the two: :math:`\sum_i g_i^2 / (\sqrt{v_i} + \epsilon)` for Adam's family.
+
+    Gradients are read, never written: training is bit for bit the same. The numbers stay on the device and come to the
+    host half a buffer at a time, in a copy that nobody waits for. Whatever goes wrong after construction warns once
+    and ends the recording, not the run.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its parameters are recorded, groups that are added later too; those without a gradient count as 0.
+    path : path-like
+        ``.jsonl`` or ``.csv``. The log of another run is refused, unless ``step`` says that this one goes on with it;
+        so is one that is being written.
+    step : int, optional
+        Updates done before, where a run is resumed. Its rows are appended, and supersede those of the same updates.
+    total_steps : int, optional
+        Updates that the run is planned for, which the log then tells.
+    scaler : torch.amp.GradScaler, optional
+        Where the loss is scaled: norms are of the unscaled gradient, skipped updates are marked.
+    per_group : bool
+        Also the norms of every param group, called by its ``"name"`` or its index (``refine fit --per-group``).
+    own_norm : {"state", "direction", "none"}
+        The optimizer's own squared norm: from the second moments of Adam, RMSprop, Adagrad and their relatives; or
+        :math:`\langle g_t, x_t - x_{t+1} \rangle / \eta_t` of any optimizer, weight decay included, for one copy of the
+        parameters; or none.
+    distance_every : int, optional
+        In one of so many updates :math:`\|x_t - x_1\|`, :math:`\langle g_t, x_1 - x_t \rangle` and the norm of the sum
+        of their :math:`\eta_t g_t`, from which ``refine fit`` estimates the initial distance. It takes two copies of
+        the parameters and some ten passes over them. A resumed run has lost x_1 and logs none.
+    process_group : torch.distributed.ProcessGroup, optional
+        Processes that hold different parts of the model in plain tensors (pipeline stages, FSDP1). DTensors (FSDP2,
+        tensor parallel) tell by themselves, and with DDP process 0 has everything.
+    buffer_steps : int
+        What a killed process loses at most. Rows are also written every 10 s, unless processes have to agree on when.
+
+    Raises
+    ------
+    RefineError
+        Arguments that cannot be meant, the log of another run, a second writer. A path that cannot be written warns.
+
+    Notes
+    -----
+    Process 0 writes. Where parameters are split over processes, each of them must call `record`, and `close`; one
+    all-reduce per half buffer adds up their parts. In a CUDA graph nothing can be recorded: call `record` after its
+    replay. Complex gradients count as pairs of real ones.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+    >>> path = Path(tempfile.mkdtemp(), "run.csv")
+    >>> with GradNormRecorder(optimizer, path) as recorder:
+    ...     for _ in range(2):
+    ...         optimizer.zero_grad()
+    ...         loss = (weight * torch.tensor([3.0, -4.0])).sum()
+    ...         loss.backward()
+    ...         recorder.record(loss=loss)  # after backward, before clipping
+    ...         optimizer.step()
+    >>> print(path.read_text().partition("\n")[2])
+    step,grad_norm_l1,grad_norm_l2,clip_coefficient,lr,loss,skipped,resumed
+    1,7,5,1,0.5,-1,,
+    2,7,5,1,0.5,-13.5,,
+    <BLANKLINE>
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        path: str | os.PathLike[str],
+        *,
+        step: int | None = None,
+        total_steps: int | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        per_group: bool = False,
+        own_norm: OwnNorm = "state",
+        distance_every: int | None = None,
+        process_group: Any = None,
+        buffer_steps: int = 128,
+    ) -> None:
+        while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+            optimizer = inner  # that of accelerate wraps another one
+        if not isinstance(optimizer, Optimizer):
+            raise RefineError(f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer")
+        if own_norm not in ("state", "direction", "none"):
+            raise RefineError(f"own_norm is {own_norm!r}; it must be one of state, direction, none")
+        self._optimizer = optimizer
+        self._step = 0 if step is None else check_count("step", step, least=0)
+        self._planned = None if total_steps is None else check_count("total_steps", total_steps, least=1)
+        self._every = None if distance_every is None else check_count("distance_every", distance_every, least=1)
+        self._half = max(1, check_count("buffer_steps", buffer_steps, least=1) // 2)
+        self._scaled = scaler is not None and scaler.is_enabled()
+        self._per_group = per_group
+        stages = 1 if process_group is None else torch.distributed.get_world_size(process_group)
+        self._meter = Meter(optimizer, scaler=scaler, per_group=per_group, own_norm=own_norm, stages=stages)
+        self._parts: list[str] = []
+        self._columns: dict[str, int] = {}
+        self._ring: Ring | None = None
+        self._split = False
+        self._rows: list[_Row] = []
+        self._sent: list[_Row] = []
+        self._open: _Row | None = None
+        self._resumed = step is not None
+        self._started_at = self._step
+        self._hooks_run = self._broken = self._closed = False
+        self._clipping = "pre"
+        self._flushed = time.monotonic()
+        self._file: LogFile | None = None
+        if rank() == 0:
+            try:
+                self._file = LogFile(path, append=step is not None)
+            except OSError as error:
+                _warn(f"cannot write {printable(path)}: {error.strerror}", stacklevel=3)
+        self._hooks = [optimizer.register_step_post_hook(self._after_step)]
+        self._at_exit = _closing(weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    @property
+    def step(self) -> int:
+        """Updates recorded so far, with those before a resume."""
+        return self._step
+
+    def attach(self) -> GradNormRecorder:
+        """Record whenever the optimizer steps, without calls of `record`, and so without losses.
+
+        The optimizer gets its gradients after clipping: those are then the norms.
+        """
+        if len(self._hooks) == 1:
+            self._clipping = "unknown"
+            self._hooks.append(self._optimizer.register_step_pre_hook(lambda *_: self._update(None)))
+        return self
+
+    def record(self, loss: Tensor | float | None = None) -> None:
+        """Measure the present gradients: once per update, after ``backward`` and before clipping.
+
+        Parameters
+        ----------
+        loss : Tensor or float, optional
+            Of this update, one number. A tensor stays where it is.
+        """
+        if len(self._hooks) > 1:
+            raise RefineError("this recorder is attached to its optimizer and records by itself; call attach or record")
+        self._update(loss)
+
+    def flush(self) -> None:
+        """Write what is in the buffer; where parameters are split, in all processes."""
+        with self._guarded():
+            self._send()
+            self._write(wait=True)
+
+    def close(self) -> None:
+        """Write what is left and let go of file and optimizer; where parameters are split, in all processes."""
+        self._close(complete=True)
+
+    def __enter__(self) -> GradNormRecorder:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self._close(complete=error is None)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_at_exit"):
+            self._close(complete=False)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _update(self, loss: Tensor | float | None) -> None:
+        """Begin the row of an update."""
+        self._step += 1
+        if self._closed or _capturing():
+            return
+        with self._guarded():
+            self._plan()
+        if not self._split and (self._file is None or self._broken):
+            return
+        with self._guarded():
+            if len(self._rows) == self._half or (self._rows and not self._split and _since(self._flushed) > _SECONDS):
+                self._send()
+            self._write(wait=False)
+        # In every process and whatever went wrong, so that all of them send together.
+        row = _Row(self._step, len(self._rows), resumed=self._resumed)
+        self._rows.append(row)
+        self._resumed = False
+        with self._guarded():
+            if not self._broken:
+                self._open = row
+                self._note(row, loss)
+                due = self._every is not None and (self._step - self._started_at - 1) % self._every == 0
+                self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
+        self._spoil(row)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _after_step(self, *_: object) -> None:
+        """Complete the row with what the optimizer saw and made of it."""
+        row, self._open = self._open, None
+        self._hooks_run = True
+        if row is not None and not self._closed and not self._broken:
+            row.stepped = True
+            with self._guarded():
+                self._meter.after_step(self._putter(row), clipped=self._clipping == "pre")
+            self._spoil(row)
+
+    def _spoil(self, row: _Row) -> None:
+        """Leave nothing of a row that could not be measured, nor of its sum over processes."""
+        if self._broken and self._ring is not None:
+            with self._guarded():
+                self._ring.spoil(row.place)
+
+    def _plan(self) -> None:
+        """Lay out the columns, at first and where groups were added: sums over processes before the others."""
+        parts = self._meter.parts
+        if parts == self._parts:
+            return
+        if self._ring is not None:
+            self._send()
+            self._write(wait=True)
+        self._parts, self._split = parts, self._meter.find_split()
+        sums = self._meter.sums
+        columns = [*sums, "loss", *(f"lr{part}" for part in parts)]
+        self._columns = {name: i for i, name in enumerate(columns)}
+        if self._split or self._file is not None:
+            self._ring = Ring(self._half, len(columns), len(sums) if self._split else 0, self._meter.device)
+
+    def _note(self, row: _Row, loss: Tensor | float | None) -> None:
+        """Loss and learning rates: on the host where they are there, else with the sums."""
+        rates = {
+            f"lr{part}": group["lr"] for part, group in zip(self._parts, self._optimizer.param_groups, strict=False)
+        }
+        if torch.is_tensor(loss) and loss.numel() != 1:
+            raise RefineError(f"loss has the shape {tuple(loss.shape)}; it must be one number")
+        put = self._putter(row)
+        for name, value in {"loss": loss, **rates}.items():
+            if torch.is_tensor(value) and value.device.type != "cpu":
+                put(name, value.reshape(()))
+            elif value is not None:
+                row.known[name] = float(value)
+
+    def _putter(self, row: _Row) -> Callable[[str, Tensor], None]:
+        ring, columns = self._ring, self._columns
+
+        def put(name: str, value: Tensor) -> None:
+            if ring is not None:
+                ring.put(row.place, columns[name], value)
+                row.measured.add(name)
+
+        return put
+
+    def _send(self) -> None:
+        """Send the buffer to the host, after what was sent before it has arrived."""
+        self._write(wait=True)
+        if self._ring is not None and self._rows:
+            self._ring.send()
+            self._sent, self._rows = self._rows, []
+            self._open = None
+        self._flushed = time.monotonic()
+
+    def _write(self, *, wait: bool) -> None:
+        """Write what has arrived."""
+        values = self._ring.arrived(wait=wait) if self._ring is not None and self._sent else None
+        if values is None:
+            return
+        rows, self._sent = self._sent, []
+        if self._file is not None:
+            try:
+                self._file.append([self._line(row, values[row.place]) for row in rows], self._header())
+            except OSError as error:
+                _warn(f"cannot write {printable(self._file.path)}: {error.strerror}")
+                self._file.close()
+                self._file = None
+
+    def _line(self, row: _Row, values: NDArray[np.float64]) -> dict[str, float]:
+        """A row of the log; nan where there is nothing."""
+
+        def found(name: str) -> float:
+            return float(values[self._columns[name]]) if name in self._columns else math.nan
+
+        def known(name: str) -> float:
+            return row.known.get(name, found(name) if name in row.measured else math.nan)
+
+        l1, square, own = ({p: found(f"{sort}{p}") for p in self._parts} for sort in ("l1", "square", "own"))
+        whole = sum(square.values())
+        factor = _factor(found("after") or whole, whole) if row.stepped else math.nan
+        complete = all(own[p] or not l1[p] for p in self._parts)
+        self._check_scale(factor)
+        skipped = (self._scaled and not math.isfinite(whole)) or (self._hooks_run and not row.stepped)
+        line = {
+            "step": row.step,
+            "grad_norm_l1": sum(l1.values()),
+            "grad_norm_l2": whole**0.5,
+            "grad_norm_dual": (sum(own.values()) or math.nan) / factor if complete else math.nan,
+            "clip_coefficient": factor,
+            "lr": known(f"lr{self._parts[0]}"),
+            "loss": known("loss"),
+            "skipped": 1 if skipped else math.nan,
+            "resumed": 1 if row.resumed else math.nan,
+        }
+        if found("sum"):
+            line |= {"distance": found("distance") ** 0.5, "grad_dot_displacement": found("dot")}
+            line |= {"lr_grad_sum_norm": found("sum") ** 0.5}
+        for p in self._parts if self._per_group else ():
+            line |= {f"grad_norm_l1{p}": l1[p], f"grad_norm_l2{p}": square[p] ** 0.5}
+            line |= {f"grad_norm_dual{p}": (own[p] or math.nan) / factor, f"lr{p}": known(f"lr{p}")}
+        return line
+
+    def _check_scale(self, factor: float) -> None:
+        """Tell of a loss scaler that the recorder was not given: the gradient shrinks by a power of two."""
+        mantissa, exponent = math.frexp(factor)
+        if not self._scaled and exponent < -2 and abs(mantissa - 0.5) < _ROUNDING:
+            self._scaled = True
+            warnings.warn(
+                f"the gradient shrinks {2 ** (1 - exponent):,}-fold between record() and the step: the loss is scaled, "
+                "and so are the recorded norms; give scaler=... to GradNormRecorder",
+                RefineWarning,
+                stacklevel=2,
+            )
+
+    def _header(self) -> dict[str, Any]:
+        """What holds for the whole run."""
+        groups = self._optimizer.param_groups
+        settings = {name: groups[0][name] for name in _SETTINGS if isinstance(groups[0].get(name), (bool, int, float))}
+        betas = groups[0].get("betas")
+        if isinstance(betas, (tuple, list)):
+            settings |= {f"beta{i}": float(beta) for i, beta in enumerate(betas, 1)}
+        return {
+            "generator": f"refine {__version__}",
+            "optimizer": type(self._optimizer).__name__,
+            "clipping": self._clipping,
+            "planned_steps": self._planned,
+            "processes": processes(),
+            "settings": settings,
+            **({"groups": [part.removeprefix("/group:") for part in self._parts]} if self._per_group else {}),
+        }
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turn whatever goes wrong into one warning and the end of the recording."""
+        try:
+            yield
+        except Exception as error:
+            if not self._broken:
+                self._broken = True
+                _warn(f"{type(error).__name__} at update {self._step}: {printable(error)}")
+
+    def _close(self, *, complete: bool) -> None:
+        """End the recording; without ``complete`` nothing that other processes would have to join in."""
+        if self._closed:
+            return
+        with self._guarded():
+            if complete or not self._split:
+                self._send()
+            self._write(wait=True)
+        self._closed = True
+        self._ring, self._rows, self._sent = None, [], []
+        atexit.unregister(self._at_exit)
+        for hook in self._hooks:
+            hook.remove()
+        if self._file is not None:
+            self._file.close()
+
+
+def _factor(after: float, before: float) -> float:
+    """By what the gradient shrank before the step, 1 if by nothing but rounding; nan where unknown."""
+    if not (before > 0.0 and math.isfinite(before) and after > 0.0 and math.isfinite(after)):
+        return math.nan
+    factor = (after / before) ** 0.5
+    return 1.0 if abs(factor - 1.0) < _ROUNDING else factor
+
+
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured: nothing that is measured now would be measured in its replays."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _closing(recorder: weakref.ref[GradNormRecorder]) -> Callable[[], None]:
+    """What to do at the end of the process, without keeping a recorder alive."""
+
+    def close() -> None:
+        found = recorder()
+        if found is not None:
+            found._close(complete=False)
+
+    return close
+
+
+def _warn(text: str, stacklevel: int = 2) -> None:
+    text = f"gradient norms are not recorded any more, the run goes on: {text}"
+    warnings.warn(text, RefineWarning, stacklevel=stacklevel)

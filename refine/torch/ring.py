@@ -1,0 +1,74 @@
+"""Numbers of many updates that stay on the device, and come to the host in one copy that nobody waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .sharding import all_reduce
+
+__all__ = ["Ring"]
+
+
+class Ring:
+    """Two halves of rows: one is filled while the other is on its way to the host.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Rows of a half.
+    sums : int
+        The first columns, which are added up over all processes when a half is sent; 0: none are.
+    device : torch.device
+    """
+
+    def __init__(self, rows: int, columns: int, sums: int, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._halves = torch.zeros(2, rows, columns, dtype=dtype, device=device)
+        self._host = torch.zeros(2, rows, columns, dtype=dtype, pin_memory=device.type == "cuda")
+        self._sums = sums
+        self._half = 0
+        self._sent: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ring on its device."""
+        return self._halves.nbytes
+
+    def put(self, row: int, column: int, value: Tensor) -> None:
+        """Write a number, or several of shape (k,) from a column on, into the half that is being filled."""
+        place = self._halves[self._half, row]
+        place = place[column] if value.ndim == 0 else place[column : column + len(value)]
+        place.copy_(value.detach(), non_blocking=True)
+
+    def spoil(self, row: int) -> None:
+        """Take back what was put into a row."""
+        self._halves[self._half, row].fill_(float("nan"))
+
+    def send(self) -> None:
+        """Start to copy the half that is full, and go on with the other one."""
+        full = self._halves[self._half]
+        if self._sums:
+            sums = full[:, : self._sums].contiguous()
+            all_reduce(sums)
+            full[:, : self._sums] = sums
+        self._host[self._half].copy_(full, non_blocking=True)
+        if full.device.type == "cuda":
+            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._sent.record(torch.cuda.current_stream(full.device))
+        self._half = 1 - self._half
+        self._halves[self._half].zero_()
+
+    def arrived(self, *, wait: bool) -> NDArray[np.float64] | None:
+        """The half that was sent last, shape (rows, columns); None as long as it is on its way."""
+        if self._sent is not None:
+            if wait:
+                self._sent.synchronize()
+            elif not self._sent.query():
+                return None
+            self._sent = None
+        return np.array(self._host[1 - self._half].numpy(), dtype=np.float64)
