@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .device import double
 from .sharding import is_split, local, processes, share
-from .sums import both_sums, dense, double, own_squared_norm, second_moment, square_sum, wide
+from .sums import Sum, both_sums, dense, dot, own_squared_norm, second_moment, square_sum, wide
 
 __all__ = ["Meter", "OwnNorm", "group_names"]
 
 OwnNorm = Literal["state", "direction", "none"]
-Put = Callable[[str, Tensor], None]
+Put = Callable[[str, Sum], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Gradient:
     """A parameter, the values of its gradient that are here, and what they count in the sum over all processes."""
 
@@ -27,6 +29,13 @@ class _Gradient:
     value: Tensor
     share: float
     group: Mapping[str, Any]
+
+    @property
+    def mark(self) -> tuple[int, int, float]:
+        """What changes if the gradient is replaced, written to, or scaled behind torch's back."""
+        gradient = self.parameter.grad
+        version = -1 if gradient is None else gradient._version
+        return id(gradient), version, float(self.value[(0,) * self.value.ndim])
 
 
 class Meter:
@@ -67,6 +76,7 @@ class Meter:
         self._per_group = per_group
         self._own_norm = own_norm
         self._stages = stages
+        self._marks: list[tuple[int, int, float]] | None = None
         self._before: dict[Tensor, Tensor] = {}
         self._start: dict[Tensor, Tensor] = {}
         self._sums: dict[Tensor, Tensor] = {}
@@ -104,7 +114,8 @@ class Meter:
         for name, part in parts.items():
             if part:
                 sums = self._add(part, _of_values(both_sums))
-                put(f"l1{name}", sums if factor is None else sums * torch.stack([factor, factor * factor]))
+                put(f"l1{name}", sums if factor is None else _times(sums, factor))
+        self._marks = self._marked(everything)
         if self._own_norm == "direction":
             self._before = {each.parameter: local(each.parameter).detach().clone() for each in everything}
         self._sampled = sample
@@ -115,7 +126,7 @@ class Meter:
         """Measure what the optimizer saw, if it may be something else, and what it made of it."""
         parts = self._gradients()
         everything = [each for part in parts.values() for each in part]
-        if everything and clipped:
+        if everything and clipped and (self._marks is None or self._marks != self._marked(everything)):
             put("after", self._add(everything, _of_values(square_sum)))
         for name, part in parts.items():
             own = {"state": self._by_state, "direction": self._by_direction}.get(self._own_norm)
@@ -132,6 +143,13 @@ class Meter:
                 put("sum", self._add(sums, _of_values(square_sum)))
         self._before, self._sampled = {}, False
 
+    def _marked(self, gradients: Sequence[_Gradient]) -> list[tuple[int, int, float]] | None:
+        """Marks by which gradients are known to be unchanged; None where looking costs more than adding up again."""
+        if self._split or any(each.value.device.type != "cpu" for each in gradients):
+            return None
+        marks = [each.mark for each in gradients]
+        return marks if any(value for *_, value in marks) else None
+
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
@@ -142,28 +160,31 @@ class Meter:
         for i, group in enumerate(self._optimizer.param_groups):
             part = found[names[i if self._per_group else 0]]
             for p in group["params"]:
-                if p.grad is not None:
-                    weight = share(p.grad, self._stages) if self._split else 1.0
-                    part.append(_Gradient(p, dense(local(p.grad.detach())), weight, group))
+                gradient = p.grad
+                if gradient is not None:
+                    value = dense(local(gradient).detach())
+                    if value.numel():
+                        weight = share(gradient, self._stages) if self._split else 1.0
+                        part.append(_Gradient(p, value, weight, group))
         return found
 
     def _add(
         self,
         gradients: Sequence[_Gradient],
-        total: Callable[[Sequence[_Gradient]], Tensor],
+        total: Callable[[Sequence[_Gradient]], Sum],
         key: Callable[[_Gradient], Any] = lambda _: None,
-    ) -> Tensor:
+    ) -> Sum:
         """Total over the gradients, of those with one key at a time, each with its share."""
         alike: dict[Any, list[_Gradient]] = {}
         for each in gradients:
             alike.setdefault((each.value.device, each.share, key(each)), []).append(each)
-        totals = [(weight, total(some)) for (_, weight, _), some in alike.items()]
-        if len(totals) == 1:
-            return totals[0][1] if totals[0][0] == 1.0 else totals[0][1] * totals[0][0]
+        totals = [total(some) * weight for (_, weight, _), some in alike.items()]
+        if all(isinstance(each, np.ndarray) for each in totals):
+            return np.asarray(sum(totals))
         device = self.device
-        return torch.stack([each.to(device, non_blocking=True) * weight for weight, each in totals]).sum(dim=0)
+        return torch.stack([torch.as_tensor(each).to(device, non_blocking=True) for each in totals]).sum(dim=0)
 
-    def _by_state(self, gradients: Sequence[_Gradient]) -> Tensor | None:
+    def _by_state(self, gradients: Sequence[_Gradient]) -> Sum | None:
         """``sum_i g_i^2 / (sqrt(v_i) + eps)``; None where the optimizer keeps no v for one of them."""
         moments: dict[Tensor, tuple[Tensor, Any]] = {}
         for each in gradients:
@@ -175,28 +196,26 @@ class Meter:
                 v = dense(local(found[0]), like=each.parameter.grad)
             moments[each.parameter] = v, found[1]
 
-        def total(some: Sequence[_Gradient]) -> Tensor:
+        def total(some: Sequence[_Gradient]) -> Sum:
             v, corrections = zip(*(moments[each.parameter] for each in some), strict=True)
             return own_squared_norm([each.value for each in some], v, corrections, some[0].group["eps"])
 
         return self._add(gradients, total, lambda each: each.group["eps"])
 
-    def _by_direction(self, gradients: Sequence[_Gradient]) -> Tensor | None:
+    def _by_direction(self, gradients: Sequence[_Gradient]) -> Sum | None:
         """``<g, x_t - x_{t+1}> / lr_t``; None where a parameter was not there before the step."""
         if any(each.parameter not in self._before for each in gradients):
             return None
 
-        def total(some: Sequence[_Gradient]) -> Tensor:
-            moved = [
-                _dot(dense(self._before[g.parameter] - local(g.parameter.detach()), like=g.parameter.grad), g.value)
-                for g in some
-            ]
-            total: Tensor = torch.stack(moved).sum() / some[0].group["lr"]
-            return total
+        def total(some: Sequence[_Gradient]) -> Sum:
+            moved = [self._before[g.parameter] - local(g.parameter.detach()) for g in some]
+            values = [dense(move, like=g.parameter.grad) for move, g in zip(moved, some, strict=True)]
+            found: Sum = dot(values, [g.value for g in some]) / some[0].group["lr"]
+            return found
 
         return self._add(gradients, total, lambda each: id(each.group))
 
-    def _travel(self, gradients: Sequence[_Gradient], factor: Tensor | None, put: Put) -> None:
+    def _travel(self, gradients: Sequence[_Gradient], factor: Tensor | float | None, put: Put) -> None:
         """How far the parameters have come; what is not finite, an update to be skipped, does not count."""
         rate = self._optimizer.param_groups[0]["lr"]
         away, values = [], {}
@@ -211,9 +230,9 @@ class Meter:
             away.append(replace(each, value=dense(wide(self._start[each.parameter]) - wide(here))))
             values[each.parameter] = value
         put("distance", self._add(away, _of_values(square_sum)))
-        put("dot", self._add(away, lambda some: torch.stack([_dot(a.value, values[a.parameter]) for a in some]).sum()))
+        put("dot", self._add(away, lambda some: dot([a.value for a in some], [values[a.parameter] for a in some])))
 
-    def _unscaled(self, device: torch.device) -> Tensor | None:
+    def _unscaled(self, device: torch.device) -> Tensor | float | None:
         """What the gradients have to be multiplied by where the loss was scaled; None where by nothing."""
         scaler = self._scaler
         if scaler is None or not scaler.is_enabled():
@@ -223,7 +242,7 @@ class Meter:
         if getattr(stage, "name", "READY") != "READY":
             return None  # unscale_ was called
         scale: Tensor = scaler.scale(torch.ones((), device=device))  # get_scale() would wait for the device
-        return scale.to(double(device)).reciprocal()
+        return 1.0 / float(scale) if device.type == "cpu" else scale.to(double(device)).reciprocal()
 
 
 def group_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -241,9 +260,12 @@ def group_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def _of_values(total: Callable[[Sequence[Tensor]], Tensor]) -> Callable[[Sequence[_Gradient]], Tensor]:
+def _of_values(total: Callable[[Sequence[Tensor]], Sum]) -> Callable[[Sequence[_Gradient]], Sum]:
     return lambda some: total([each.value for each in some])
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (wide(a) * wide(b)).sum(dtype=double(a.device))
+def _times(sums: Sum, factor: Tensor | float) -> Sum:
+    """Sums of absolute values and of squares for gradients times a factor."""
+    if torch.is_tensor(sums):
+        return sums * torch.as_tensor(factor, device=sums.device) ** torch.arange(1, 3, device=sums.device)
+    return np.asarray(sums * np.array([float(factor), float(factor) ** 2]))

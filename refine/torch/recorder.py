@@ -23,10 +23,12 @@ from .. import __version__
 from ..errors import RefineError, RefineWarning
 from ..files import printable
 from ..schedule import check_count
+from .device import capturing
 from .log_file import LogFile
 from .meter import Meter, OwnNorm
 from .ring import Ring
 from .sharding import processes, rank
+from .sums import Sum
 
 __all__ = ["GradNormRecorder"]
 
@@ -222,7 +224,7 @@ class GradNormRecorder:
     def _update(self, loss: Tensor | float | None) -> None:
         """Begin the row of an update."""
         self._step += 1
-        if self._closed or _capturing():
+        if self._closed or capturing():
             return
         with self._guarded():
             self._plan()
@@ -279,22 +281,21 @@ class GradNormRecorder:
 
     def _note(self, row: _Row, loss: Tensor | float | None) -> None:
         """Loss and learning rates: on the host where they are there, else with the sums."""
-        rates = {
-            f"lr{part}": group["lr"] for part, group in zip(self._parts, self._optimizer.param_groups, strict=False)
-        }
-        if torch.is_tensor(loss) and loss.numel() != 1:
+        if isinstance(loss, Tensor) and loss.numel() != 1:
             raise RefineError(f"loss has the shape {tuple(loss.shape)}; it must be one number")
-        put = self._putter(row)
-        for name, value in {"loss": loss, **rates}.items():
-            if torch.is_tensor(value) and value.device.type != "cpu":
-                put(name, value.reshape(()))
+        values = {"loss": loss}
+        for part, group in zip(self._parts, self._optimizer.param_groups, strict=False):
+            values[f"lr{part}"] = group["lr"]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.device.type != "cpu":
+                self._putter(row)(name, value.reshape(()))
             elif value is not None:
                 row.known[name] = float(value)
 
-    def _putter(self, row: _Row) -> Callable[[str, Tensor], None]:
+    def _putter(self, row: _Row) -> Callable[[str, Sum], None]:
         ring, columns = self._ring, self._columns
 
-        def put(name: str, value: Tensor) -> None:
+        def put(name: str, value: Sum) -> None:
             if ring is not None:
                 ring.put(row.place, columns[name], value)
                 row.measured.add(name)
@@ -424,11 +425,6 @@ def _factor(after: float, before: float) -> float:
 
 def _since(moment: float) -> float:
     return time.monotonic() - moment
-
-
-def _capturing() -> bool:
-    """Whether a CUDA graph is being captured: nothing that is measured now would be measured in its replays."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _closing(recorder: weakref.ref[GradNormRecorder]) -> Callable[[], None]:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from .device import double
 from .sharding import all_reduce
+from .sums import Sum
 
 __all__ = ["Ring"]
 
@@ -27,9 +28,9 @@ class Ring:
     """
 
     def __init__(self, rows: int, columns: int, sums: int, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._halves = torch.zeros(2, rows, columns, dtype=dtype, device=device)
-        self._host = torch.zeros(2, rows, columns, dtype=dtype, pin_memory=device.type == "cuda")
+        self._halves = torch.zeros(2, rows, columns, dtype=double(device), device=device)
+        self._array = self._halves.numpy() if device.type == "cpu" else None
+        self._host = torch.zeros(2, rows, columns, dtype=double(device), pin_memory=device.type == "cuda")
         self._sums = sums
         self._half = 0
         self._sent: Any = None
@@ -39,11 +40,13 @@ class Ring:
         """Bytes of the ring on its device."""
         return self._halves.nbytes
 
-    def put(self, row: int, column: int, value: Tensor) -> None:
-        """Write a number, or several of shape (k,) from a column on, into the half that is being filled."""
-        place = self._halves[self._half, row]
-        place = place[column] if value.ndim == 0 else place[column : column + len(value)]
-        place.copy_(value.detach(), non_blocking=True)
+    def put(self, row: int, column: int, value: Sum) -> None:
+        """Write a sum, or several from a column on, into the half that is being filled."""
+        to = slice(column, column + value.shape[0]) if value.ndim else column
+        if self._array is not None:
+            self._array[self._half, row, to] = value
+        else:
+            self._halves[self._half, row, to].copy_(torch.as_tensor(value).detach(), non_blocking=True)
 
     def spoil(self, row: int) -> None:
         """Take back what was put into a row."""

@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer
 from ..errors import RefineError, RefineWarning
 from ..files import printable
 from ..schedule import Schedule, check_count
+from .device import capturing
 
 __all__ = ["ScheduleLR"]
 
@@ -306,7 +307,7 @@ class ScheduleLR(LRScheduler):
     def _before_update(self) -> None:
         if self.last_epoch < 0:  # before its turn in a SequentialLR
             return
-        if _capturing():  # replays run no hook
+        if capturing():  # replays run no hook
             self._counting, self._updates = False, None
         if self._updates is not None:
             self._updates += 1
@@ -373,11 +374,6 @@ class ScheduleLR(LRScheduler):
     @staticmethod
     def _warn(text: str, stacklevel: int = 5) -> None:  # the caller of step()
         warnings.warn(text, RefineWarning, stacklevel=stacklevel)
-
-
-def _capturing() -> bool:
-    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return initialized and torch.cuda.is_current_stream_capturing()
 
 
 def _as_schedule(value: object) -> Schedule:
