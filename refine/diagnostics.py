@@ -258,8 +258,9 @@ def late_rise(
     Returns
     -------
     float or None
-        1.11 to 1.30 on the whole LLM logs that anneal (AdamW, norms rising 13-32 %), below 1 on the logs of
-        a network without normalisation. None where the rate does not fall, or a fifth has fewer than 10 points.
+        1.11 to 1.30 on the whole LLM logs that anneal (AdamW, norms rising 13-32 %), 1.18 and 1.22 on our
+        transformer, below 1 on our CNN without normalisation. None where the rate does not fall, or a fifth has
+        fewer than 10 points.
 
     References
     ----------

@@ -159,7 +159,7 @@ def test_csv_holds_the_rows_exactly(log):
 
 
 def test_on_our_own_log(root):
-    norms = read_norms(root / "data" / "digits_sgd.csv")
+    norms = read_norms(root / "data" / "fashion_mnist_sgd.csv")
     found = compare_named(list(DEFAULT_NAMES), norms)
     assert found.rows[0].name == "refined"
     assert found.least == pytest.approx(1.0, abs=0.01)

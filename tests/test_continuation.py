@@ -216,7 +216,7 @@ def test_norms_of_any_size_are_taken():
 
 
 def test_on_our_own_log(root):
-    norms = read_norms(root / "data" / "digits_sgd.csv")
+    norms = read_norms(root / "data" / "fashion_mnist_sgd.csv")
     found = continue_run(norms, at=1500, total_steps=3000)
     # Its plan was linear decay on nearly constant norms: go on with it.
     assert_allclose(found.schedule.multiplier[1500:], norms.learning_rate[1500:] / norms.learning_rate.max(), atol=0.08)

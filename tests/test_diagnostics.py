@@ -112,10 +112,15 @@ class TestFlag:
         assert flag(refined_schedule(norms, optimizer="adam", prior_schedule="cosine").flags).raised
         assert flag(refined_schedule(norms, optimizer="adam", prior_schedule="constant").flags).value is None
 
-    def test_our_own_logs_have_it_not(self, root):
-        """No normalisation layers, weight decay with AdamW only."""
-        for name in ("digits_adamw.csv", "digits_sgd.csv"):
-            assert flag(inspect(read_norms(root / "data" / name)).flags).value < 1
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("fashion_mnist_sgd", 0.968), ("shakespeare_adamw", 1.179), ("shakespeare_adamw_clipped", 1.219)],
+    )
+    def test_our_own_logs(self, root, name, value):
+        """A CNN without normalisation; a transformer with layer norms and weight decay, where it is raised."""
+        found = flag(inspect(read_norms(root / "data" / f"{name}.csv")).flags)
+        assert found.value == pytest.approx(value, abs=0.001)
+        assert found.raised == (value > 1.1)
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -92,7 +92,7 @@ def test_readme_is_short_and_its_transcript_is_real(root, tmp_path):
 def test_readme_python_runs(root, tmp_path):
     (script,) = re.findall(r"```python\n(import refine.*?)```", (root / "README.md").read_text(), re.DOTALL)
     (tmp_path / "data").symlink_to(root / "data")
-    subprocess.run([sys.executable, "-m", "refine.cli", "fit", "data/digits_sgd.csv"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "refine.cli", "fit", "data/fashion_mnist_sgd.csv"], cwd=tmp_path, check=True)
     python(script, tmp_path)
     assert (tmp_path / "refined" / "refined_schedule.py").is_file()
 

@@ -112,7 +112,7 @@ class _Run:
         dropped = {
             "truncated last line": int(self.last_bad),
             "unreadable lines": self.unreadable - self.last_bad,
-            "skipped updates": self.skipped,
+            "skipped by the run": self.skipped,
             "superseded by a resume": undone,
         }
         place = np.cumsum(keep) - 1

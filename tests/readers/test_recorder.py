@@ -99,7 +99,7 @@ def test_norms_that_are_not_finite_and_skipped_updates(make_log, text):
     logged[9] |= lost | {"skipped": 1}
     norms = read_norms(make_log(text(logged)))
     assert norms.steps.tolist() == [t for t in range(2, 41) if t not in (5, 10)]
-    assert dict(norms.dropped) == {"without a norm": 1, "non-finite": 1, "skipped updates": 1}
+    assert dict(norms.dropped) == {"without a norm": 1, "non-finite": 1, "skipped by the run": 1}
     assert norms.source.rows == 40
 
 
@@ -125,7 +125,7 @@ def test_a_resumed_run_that_begins_with_a_skipped_update(make_log, text):
     resumed = [{"step": 11, "resumed": 1, "skipped": 1}, *rows(14, 12)]
     norms = read_norms(make_log(text([*rows(40, resumed=None, skipped=None), *resumed])))
     assert norms.steps.tolist() == [*range(1, 11), 12, 13, 14]
-    assert dict(norms.dropped) == {"skipped updates": 1, "superseded by a resume": 30}
+    assert dict(norms.dropped) == {"skipped by the run": 1, "superseded by a resume": 30}
 
 
 def test_a_running_job(make_log, text):
@@ -160,7 +160,7 @@ def test_a_log_without_updates(make_log, text):
     for cut in range(1, len(header) + 1):
         with pytest.raises(RefineError, match=r"log\.csv: the log holds its header and no update yet; wait until the "):
             read_norms(make_log("\n".join(header[:cut]) + "\n"))
-    with pytest.raises(RefineError, match=r"no update yet \(3 skipped updates\); wait"):
+    with pytest.raises(RefineError, match=r"no update yet \(3 skipped by the run\); wait"):
         read_norms(make_log(text([{"step": t, "skipped": 1} for t in (1, 2, 3)])))
 
 
