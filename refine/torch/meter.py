@@ -30,13 +30,6 @@ class _Gradient:
     share: float
     group: Mapping[str, Any]
 
-    @property
-    def mark(self) -> tuple[int, int, float]:
-        """What changes if the gradient is replaced, written to, or scaled behind torch's back."""
-        gradient = self.parameter.grad
-        version = -1 if gradient is None else gradient._version
-        return id(gradient), version, float(self.value[(0,) * self.value.ndim])
-
 
 class Meter:
     """Measures the gradients of an optimizer.
@@ -76,7 +69,7 @@ class Meter:
         self._per_group = per_group
         self._own_norm = own_norm
         self._stages = stages
-        self._marks: list[tuple[int, int, float]] | None = None
+        self._marks: list[Any] | None = None
         self._before: dict[Tensor, Tensor] = {}
         self._start: dict[Tensor, Tensor] = {}
         self._sums: dict[Tensor, Tensor] = {}
@@ -143,12 +136,15 @@ class Meter:
                 put("sum", self._add(sums, _of_values(square_sum)))
         self._before, self._sampled = {}, False
 
-    def _marked(self, gradients: Sequence[_Gradient]) -> list[tuple[int, int, float]] | None:
-        """Marks by which gradients are known to be unchanged; None where looking costs more than adding up again."""
-        if self._split or any(each.value.device.type != "cpu" for each in gradients):
-            return None
-        marks = [each.mark for each in gradients]
-        return marks if any(value for *_, value in marks) else None
+    def _marked(self, gradients: Sequence[_Gradient]) -> list[Any] | None:
+        """What changes if a gradient is replaced, written to, or all are scaled behind torch's back.
+
+        None where looking costs more than adding up again.
+        """
+        last = gradients[-1].value
+        element = float(last[(-1,) * last.ndim]) if last.device.type == "cpu" and not self._split else 0.0
+        gone = [each.parameter.grad for each in gradients]
+        return [element, *((id(g), g._version) for g in gone if g is not None)] if element else None
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]

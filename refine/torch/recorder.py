@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,9 +201,11 @@ class GradNormRecorder:
 
     def flush(self) -> None:
         """Write what is in the buffer; where parameters are split, in all processes."""
-        with self._guarded():
+        try:
             self._send()
             self._write(wait=True)
+        except Exception as error:
+            self._fail(error)
 
     def close(self) -> None:
         """Write what is left and let go of file and optimizer; where parameters are split, in all processes."""
@@ -219,49 +221,65 @@ class GradNormRecorder:
         if hasattr(self, "_at_exit"):
             self._close(complete=False)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    @torch.no_grad()
     def _update(self, loss: Tensor | float | None) -> None:
+        if torch.compiler.is_compiling():
+            _untraced(self._begin, loss)
+        else:
+            self._begin(loss)
+
+    def _after_step(self, *_: object) -> None:
+        if torch.compiler.is_compiling():
+            _untraced(self._complete)
+        else:
+            self._complete()
+
+    def _begin(self, loss: Tensor | float | None) -> None:
         """Begin the row of an update."""
         self._step += 1
         if self._closed or capturing():
             return
-        with self._guarded():
+        try:
             self._plan()
-        if not self._split and (self._file is None or self._broken):
-            return
-        with self._guarded():
+            if not self._split and (self._file is None or self._broken):
+                return
             if len(self._rows) == self._half or (self._rows and not self._split and _since(self._flushed) > _SECONDS):
                 self._send()
             self._write(wait=False)
+        except Exception as error:
+            self._fail(error)
         # In every process and whatever went wrong, so that all of them send together.
         row = _Row(self._step, len(self._rows), resumed=self._resumed)
         self._rows.append(row)
         self._resumed = False
-        with self._guarded():
-            if not self._broken:
-                self._open = row
-                self._note(row, loss)
-                due = self._every is not None and (self._step - self._started_at - 1) % self._every == 0
-                self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
+        self._open = row
+        if not self._broken:
+            due = self._every is not None and (self._step - self._started_at - 1) % self._every == 0
+            try:
+                with np.errstate(all="ignore"), torch.no_grad():
+                    self._note(row, loss)
+                    self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
+            except Exception as error:
+                self._fail(error)
         self._spoil(row)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    @torch.no_grad()
-    def _after_step(self, *_: object) -> None:
+    def _complete(self) -> None:
         """Complete the row with what the optimizer saw and made of it."""
         row, self._open = self._open, None
         self._hooks_run = True
-        if row is not None and not self._closed and not self._broken:
-            row.stepped = True
-            with self._guarded():
+        if row is None or self._closed or self._broken:
+            return
+        row.stepped = True
+        try:
+            with np.errstate(all="ignore"), torch.no_grad():
                 self._meter.after_step(self._putter(row), clipped=self._clipping == "pre")
-            self._spoil(row)
+        except Exception as error:
+            self._fail(error)
+        self._spoil(row)
 
     def _spoil(self, row: _Row) -> None:
         """Leave nothing of a row that could not be measured, nor of its sum over processes."""
         if self._broken and self._ring is not None:
-            with self._guarded():
+            with contextlib.suppress(Exception):
                 self._ring.spoil(row.place)
 
     def _plan(self) -> None:
@@ -388,24 +406,22 @@ class GradNormRecorder:
             **({"groups": [part.removeprefix("/group:") for part in self._parts]} if self._per_group else {}),
         }
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _fail(self, error: Exception) -> None:
         """Turn whatever goes wrong into one warning and the end of the recording."""
-        try:
-            yield
-        except Exception as error:
-            if not self._broken:
-                self._broken = True
-                _warn(f"{type(error).__name__} at update {self._step}: {printable(error)}")
+        if not self._broken:
+            self._broken = True
+            _warn(f"{type(error).__name__} at update {self._step}: {printable(error)}")
 
     def _close(self, *, complete: bool) -> None:
         """End the recording; without ``complete`` nothing that other processes would have to join in."""
         if self._closed:
             return
-        with self._guarded():
+        try:
             if complete or not self._split:
                 self._send()
             self._write(wait=True)
+        except Exception as error:
+            self._fail(error)
         self._closed = True
         self._ring, self._rows, self._sent = None, [], []
         atexit.unregister(self._at_exit)
@@ -421,6 +437,12 @@ def _factor(after: float, before: float) -> float:
         return math.nan
     factor = (after / before) ** 0.5
     return 1.0 if abs(factor - 1.0) < _ROUNDING else factor
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _untraced(call: Callable[..., None], *arguments: Any) -> None:
+    """What torch.compile leaves as it is."""
+    call(*arguments)
 
 
 def _since(moment: float) -> float:

@@ -32,14 +32,13 @@ _BATCH = 2**22
 """Elements of the temporary arrays on an accelerator, whose cache they fit."""
 
 
-@np.errstate(all="ignore")
 def both_sums(tensors: Sequence[Tensor]) -> Sum:
     """``sum_i |x_i|`` and ``sum_i x_i^2`` over the elements of dense real tensors on one device; shape (2,)."""
     if tensors[0].device.type == "cpu":
         totals = np.zeros(2)
-        for (x,), scratch in _pieces([tensors]):
+        for (x,), scratch in _pieces(tensors):
             totals[0] += np.add.reduce(np.abs(x, out=scratch))
-            totals[1] += np.add.reduce(np.multiply(x, x, out=scratch))
+            totals[1] += np.add.reduce(np.multiply(scratch, scratch, out=scratch))  # it is in the cache
         return totals
     norms = [torch.stack(torch._foreach_norm([wide(tensor) for tensor in tensors], order)) for order in (1, 2)]
     ones, twos = (each.to(double(each.device)) for each in norms)
@@ -51,11 +50,10 @@ def square_sum(tensors: Sequence[Tensor]) -> Sum:
     return dot(tensors, tensors)
 
 
-@np.errstate(all="ignore")
 def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Sum:
     """``sum_i x_i y_i`` over the elements of dense real tensors of equal shapes on one device."""
     if first[0].device.type == "cpu":
-        pieces = _pieces([first, second])
+        pieces = _pieces(first, second)
         return np.asarray(sum(float(np.add.reduce(np.multiply(x, y, out=scratch))) for (x, y), scratch in pieces))
     if first is second:
         norms = torch.stack(torch._foreach_norm([wide(tensor) for tensor in first], 2))
@@ -64,7 +62,6 @@ def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Sum:
     return torch.stack(sums).sum()
 
 
-@np.errstate(all="ignore")
 def own_squared_norm(
     gradients: Sequence[Tensor], moments: Sequence[Tensor], corrections: Sequence[Any], eps: float
 ) -> Sum:
@@ -93,7 +90,7 @@ def own_squared_norm(
 
 def _own_on_cpu(gradients: Sequence[Tensor], moments: Sequence[Tensor], factor: float, eps: float) -> float:
     total = 0.0
-    for (g, v), scratch in _pieces([gradients, moments]):
+    for (g, v), scratch in _pieces(gradients, moments):
         np.sqrt(v, out=scratch)
         np.multiply(scratch, factor, out=scratch)
         np.add(scratch, eps, out=scratch)
@@ -153,12 +150,15 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _pieces(columns: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[Any], NDArray[Any]]]:
+def _pieces(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Any], NDArray[Any]]]:
     """Elements of tensors on the CPU, some at a time, the same of every column; and room for as many."""
     small: list[list[NDArray[Any]]] = []
     scratch: NDArray[Any] | None = None
     for tensors in zip(*columns, strict=True):
-        arrays = _flat([wide(tensor.detach()).numpy() for tensor in tensors])
+        arrays = [wide(tensor).numpy() for tensor in tensors]
+        # In the order in which they lie in memory, if that is the same for all.
+        order: Any = "K" if len(arrays) == 1 or arrays[0].strides == arrays[1].strides else "C"
+        arrays = [array.ravel(order) for array in arrays]
         if arrays[0].size <= _SMALL:
             small.append(arrays)
             continue
@@ -170,12 +170,6 @@ def _pieces(columns: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[Any], ND
     if small:
         joined = [np.concatenate(column) for column in zip(*small, strict=True)]
         yield joined, np.empty_like(joined[0])
-
-
-def _flat(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """All elements in one order: that in which they lie in memory, if it is the same for all."""
-    same = all(array.strides == arrays[0].strides for array in arrays)
-    return [array.ravel(order="K" if same else "C") for array in arrays]
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[slice]:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/recorder_overhead.py [--rounds 20] [--block 16] [--threads 1] [--profile]
 
-A small CNN with SGD and a small transformer with AdamW on the CPU; where there is a GPU, a transformer of 124 million
+A small CNN with SGD, in two batch sizes, and a small transformer with AdamW on the CPU; where there is a GPU, a transformer of 124 million
 parameters in bf16 with fused AdamW too. Each loop runs alone; with `GradNormRecorder`, without and with the
 optimizer's own norm; with ``clip_grad_norm_`` and a CSV of ``.item()``; with a histogram of 64 bins of every gradient,
 as ``wandb.watch`` takes it. All in turn, each on its own copy, a block of updates each, in another order every round;
@@ -108,8 +108,8 @@ class Task:
             torch.cuda.synchronize()
 
 
-def cnn() -> Task:
-    """That of examples/record_fashion_mnist.py, batch 64."""
+def cnn(batch: int) -> Task:
+    """That of examples/record_fashion_mnist.py, whose batch is 64."""
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -117,8 +117,8 @@ def cnn() -> Task:
         *(nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9)
-    images, labels = torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
-    return Task("cnn", torch.device("cpu"), model, optimizer, lambda: cross_entropy(model(images), labels))
+    images, labels = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
+    return Task(f"cnn, batch {batch}", torch.device("cpu"), model, optimizer, lambda: cross_entropy(model(images), labels))
 
 
 def transformer(name: str, device: str, shape: tuple[int, int, int, int, int], batch: int) -> Task:
@@ -137,7 +137,8 @@ def transformer(name: str, device: str, shape: tuple[int, int, int, int, int], b
 
 
 TASKS = {
-    "cnn": cnn,
+    "cnn": lambda: cnn(64),
+    "cnn, batch 256": lambda: cnn(256),
     "small": lambda: transformer("small", "cpu", (84, 64, 128, 4, 4), batch=16),
     "gpt2": lambda: transformer("gpt2", "cuda", (50304, 1024, 768, 12, 12), batch=16),
 }
