@@ -119,7 +119,7 @@ def fit(
 def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str = "run") -> None:
     """A row a run or group, as text or JSON; exit code 1 if any failed."""
     from refine.files import printable
-    from refine.text import aligned
+    from refine.text import aligned, paragraph
 
     failed = [row for row in rows if row["error"]]
     if as_json:
@@ -152,6 +152,13 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
             files = {row["group"]: str(Path(row["folder"], "schedule.json")) for row in rows if not row["error"]}
             mapping = ", ".join(f"{_literal(name)}: {_literal(file)}" for name, file in files.items())
             click.echo(f"use       ScheduleLR(optimizer, {{{mapping}}})")
+            peaks = {row["group"]: row["suggested_peak_lr"] for row in rows if row["suggested_peak_lr"]}
+            if peaks:
+                shown = ", ".join(f"{printable(name, limit=40)} lr={peak:.3g}" for name, peak in peaks.items())
+                click.echo(f"peaks     {shown}")
+        for row in rows if of == "group" else ():
+            for text in row["warnings"] or ():
+                click.echo("\n".join(paragraph("warning", printable(f"{row['group']}: {text}", limit=1000))))
     for row in failed:
         click.echo(f"Error: {row['error']}", err=True)
     if failed:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .diagnostics import Flag, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
-from .hygiene import Plateau, clipping_plateau
+from .hygiene import UNDONE, Plateau, clipping_plateau
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .refinement import OptimizerFamily
@@ -227,6 +227,9 @@ class Inspection:
             "unknown": "of their own or the next step, unknown",
         }[d["lr_alignment"]]
         kind = f"{norms.kind} norm" + ("" if d["norm_kind_known"] else " (assumed)")
+        again = norms.dropped.get(UNDONE, 0)
+        resumes = f"{again:,} updates were done again" if again else "none"
+        resumes = f"the step goes back {norms.out_of_order:,} times" if norms.out_of_order else resumes
         lines = [
             (
                 "log",
@@ -238,7 +241,7 @@ class Inspection:
             ("steps", f"{d['first_step']:,} to {d['last_step']:,} of {d['logged_steps']:,}, {every}"),
             ("gaps", f"longest {d['longest_gap']:,} updates, stride at most {health.gap_ratio:.3g} times the usual"),
             ("dropped", dropped),
-            ("resumes", f"the step goes back {norms.out_of_order:,} times" if norms.out_of_order else "none"),
+            ("resumes", resumes),
             ("meaning", f"{kind}, {clipping}, {'mean over a window' if d['window_mean'] else 'of single updates'}"),
             ("values", f"{d['smallest_norm']:.3g} to {d['largest_norm']:.3g}, median {d['median_norm']:.3g}"),
             ("digits", f"{health.digits} significant, {health.repeated:,} norms equal the one before"),

@@ -33,13 +33,26 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 
-__all__ = ["Cleaned", "Plateau", "clean", "clipping_plateau", "last_of_each_step", "match", "overflow_marks", "stride"]
+__all__ = [
+    "UNDONE",
+    "Cleaned",
+    "Plateau",
+    "clean",
+    "clipping_plateau",
+    "last_of_each_step",
+    "match",
+    "overflow_marks",
+    "stride",
+]
 
 _SMALLEST, _LARGEST = 1e-300, 1e300
 """Norms between these can be interpolated, and divided by each other's median, within the floats."""
 
 _LONG = 20
 """In a log of so many rows, exactly half of them superseded is no resumed run."""
+
+UNDONE = "superseded by a resume"
+"""Rows before the mark of a resume, of updates that were done again or given up."""
 
 _MOST_RESUMES = 100
 """A step that goes back more often than this is disorder, not resumed runs: sorted."""

@@ -153,7 +153,8 @@ def read_prior(
         )
     prior = Prior(area, peak_lr or peak, warmup, "the log", notes)
     last = float(rates[-1]) / peak
-    if last > UNFINISHED and not prior.is_constant and warmup < norms.total_steps:
+    ended = int(at[-1]) + usual >= 0.95 * norms.total_steps  # else the log knows that it goes on
+    if last > UNFINISHED and ended and not prior.is_constant and warmup < norms.total_steps:
         note = f"the last logged rate is {100 * last:.0f} % of the peak: if the run was to go on, give --logged-steps"
         prior = replace(prior, notes=(*notes, note))
     return prior

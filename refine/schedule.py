@@ -280,7 +280,10 @@ def _check_header(header: Any, length: int) -> dict[str, Any]:
 
 
 def _parse_json(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RefineError(f"the JSON is damaged or a log ({error}); of a log refine fit makes a schedule") from None
     if data.get("format") != _FORMAT or not isinstance(data.get("multiplier"), list):
         raise RefineError(f'it lacks "format": "{_FORMAT}" or the list "multiplier"')
     values = data["multiplier"]

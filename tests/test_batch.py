@@ -167,7 +167,9 @@ def of_groups(tmp_path, monkeypatch):
 def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
     done = invoke("fit", of_groups, "--per-group", "--no-plot", "--out", "out")
     assert done.exit_code == 1
-    head, *rows, wrote, use = done.stdout.splitlines()
+    head, *lines = done.stdout.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("wrote "))
+    rows, wrote, use = lines[:place], lines[place], lines[place + 1]
     assert head.split()[:3] == ["group", "points", "updates"]
     assert [row.split()[:4] for row in rows] == [["decay", "200", "200", "adam"], ["a/b", "200", "200", "adam"]]
     assert wrote == "wrote     out/: a folder for each of 2 of 3 groups"
@@ -233,7 +235,7 @@ def test_group_folders_lie_below_the_given_one(tmp_path, monkeypatch):
     assert not any(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
     done = invoke("fit", "run.jsonl", "--per-group", "--no-plot", "--out", "printed")
     assert done.exit_code == 0
-    *_, use = done.stdout.splitlines()
+    use = next(line for line in done.stdout.splitlines() if line.startswith("use "))
     mapping = eval(use.removeprefix("use       ScheduleLR(optimizer, ").removesuffix(")"))  # is Python
     assert {name: place.replace("printed/", "out/") for name, place in mapping.items()} == {
         row["group"]: f"{row['folder']}/schedule.json" for row in found

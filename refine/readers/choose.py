@@ -425,8 +425,8 @@ def _total(
         return options.logged_steps, []
     if planned is not None and planned >= last:
         note = (
-            f"the last norm is of step {last}, and the run was planned for {planned} updates; "
-            "if it ended earlier, say so with --logged-steps"
+            f"the last norm is of step {last}, and the run was planned for {planned} updates: the rest is taken to be "
+            "like the end; if the run is over, say so with --logged-steps"
         )
         return planned, [note] if last < 0.95 * planned else []
     if steps[0] == 0:

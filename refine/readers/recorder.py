@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import RefineError
 from ..files import printable
-from ..hygiene import last_of_each_step, match
+from ..hygiene import UNDONE, last_of_each_step, match
 from ..norms import Travel
 from . import json_text
 from .base import Column, Facts, Format, ReadOptions, Records, planned
@@ -113,7 +113,7 @@ class _Run:
             "truncated last line": int(self.last_bad),
             "unreadable lines": self.unreadable - self.last_bad,
             "skipped by the run": self.skipped,
-            "superseded by a resume": undone,
+            UNDONE: undone,
         }
         place = np.cumsum(keep) - 1
         columns: list[Column] = []
@@ -184,7 +184,8 @@ def as_clipped(norm: Column, records: Records) -> tuple[Column, list[str]]:
         return norm, []
     note = (
         f"{clipped / coefficient.size:.1%} of the updates were clipped: the norms are "
-        f'"{printable(norm.name)}" times "{CLIP}", as SGD saw them'
+        f'"{printable(norm.name)}" times "{CLIP}", as SGD saw them; '
+        "where the threshold sets them, not the gradient, they are constant, and the schedule is linear decay"
     )
     return replace(norm, values=norm.values * coefficient), [note]
 

@@ -84,7 +84,7 @@ class Recording(TrainerCallback):
         known = {"step": state.global_step or first, "total_steps": state.max_steps, "scaler": accelerator.scaler}
         self._recorder = GradNormRecorder(kwargs["optimizer"], self._path, **{**self._options, **known})
         self._wrap(accelerator, "backward", self._add_loss)
-        self._wrap(accelerator, "clip_grad_norm_", lambda *_: self._measure())
+        self._wrap(accelerator, "clip_grad_norm_", lambda *_, **__: self._measure())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -115,8 +115,10 @@ class Recording(TrainerCallback):
         self._measured = False
         self._loss: Tensor | None = None
 
-    def _add_loss(self, loss: Tensor, *_: Any) -> None:
+    def _add_loss(self, loss: Tensor | None = None, *_: Any, **__: Any) -> None:
         """Add up what is backpropagated, of each batch of an accumulation its share."""
+        if loss is None:
+            return
         share = loss.detach().float() / self._trainer.accelerator.gradient_accumulation_steps
         self._loss = share if self._loss is None else self._loss + share
 
@@ -130,7 +132,7 @@ class Recording(TrainerCallback):
         method, own = getattr(accelerator, name), vars(accelerator).get(name)
 
         def wrapped(*args: Any, **options: Any) -> Any:
-            before(*args)
+            before(*args, **options)
             return method(*args, **options)
 
         setattr(accelerator, name, wrapped)

@@ -32,9 +32,6 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "LogFile"]
 FORMAT = "refine-gradient-norms"
 FORMAT_VERSION = 1
 
-_ALWAYS = ("clip_coefficient", "loss", "skipped", "resumed")
-"""Columns of a CSV that may be empty at its start."""
-
 _OPEN: weakref.WeakSet[LogFile] = weakref.WeakSet()
 
 
@@ -62,6 +59,7 @@ class LogFile:
     def __init__(self, path: str | os.PathLike[str], *, append: bool) -> None:
         self.path = Path(path)
         self.names: list[str] | None = None
+        self.header: dict[str, Any] = {}
         self._descriptor = -1
         if self.path.suffix not in (".jsonl", ".csv"):
             raise RefineError(f"a log is a .jsonl or .csv file, not {printable(self.path.name)!r}: change the suffix")
@@ -69,6 +67,7 @@ class LogFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        self._new = not self.path.exists()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -79,16 +78,16 @@ class LogFile:
             raise
         _OPEN.add(self)
 
-    def append(self, rows: Sequence[Mapping[str, float]], header: Mapping[str, Any]) -> None:
+    def append(self, rows: Sequence[Mapping[str, float]], header: Mapping[str, Any]) -> str:
         """Write rows, in one call; before the first ones the header. Nothing stays of rows that do not fit the disk.
 
-        Values that are not finite are left out. A CSV has the columns of its first rows.
+        Values that are not finite are left out. A CSV has the columns of its first rows; returns the names of values
+        that have none.
         """
         lines = []
         start = self.names is None
         if start:
-            found = {name: any(math.isfinite(row.get(name, math.nan)) for row in rows) for row in rows for name in row}
-            self.names = [name for name in found if found[name] or name in _ALWAYS]
+            self.names = list(dict.fromkeys(name for row in rows for name in row))
             head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
             lines = [f"# {head}", _csv_line(self.names)] if self._is_csv else [head]
         lines += [self._line(row) for row in rows]
@@ -102,10 +101,16 @@ class LogFile:
                 os.ftruncate(self._descriptor, size)
             self.names = None if start else self.names
             raise
+        known = set(self.names or ())
+        given = {name for row in rows for name, value in row.items() if math.isfinite(value)}
+        return ", ".join(sorted(given - known)) if self._is_csv else ""
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back; one without rows is removed."""
         if self._descriptor >= 0:
+            if self.names is None and self._new:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -138,13 +143,15 @@ class LogFile:
         with open(self.path, "rb") as stream:
             head, columns = stream.readline(), stream.readline()
             size = stream.seek(0, os.SEEK_END)
-            end = _end_of_lines(stream)
+            # A CSV has begun with its names.
+            end = _end_of_lines(stream) if columns.endswith(b"\n") or not self._is_csv else 0
         begin = f'{"# " if self._is_csv else ""}{{"format": "{FORMAT}"'.encode()
-        if not head.startswith(begin[: size if end == 0 else None]):
+        if not head.startswith(begin[: len(head)] if end == 0 else begin):
             raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
         if end > 0:
             try:
-                version = json.loads(head.removeprefix(b"# "))["format_version"]
+                self.header = json.loads(head.removeprefix(b"# "))
+                version = self.header["format_version"]
             except (ValueError, KeyError):
                 version = None
             if version != FORMAT_VERSION:
@@ -155,7 +162,7 @@ class LogFile:
             if not append:
                 raise RefineError(
                     f"{name} holds the log of a run; say step=N, the updates that this one has done already, to go on "
-                    "with it, or name another file"
+                    "with it (step=0 supersedes it), or name another file"
                 )
             self.names = next(csv.reader([columns.decode()])) if self._is_csv else []
         if end < size:

@@ -69,12 +69,12 @@ class Meter:
         self._per_group = per_group
         self._own_norm = own_norm
         self._stages = stages
-        self._marks: list[Any] | None = None
         self._before: dict[Tensor, Tensor] = {}
         self._start: dict[Tensor, Tensor] = {}
         self._sums: dict[Tensor, Tensor] = {}
         self._sampled = False
         self._split = False
+        self.settled = False
 
     def find_split(self) -> bool:
         """Look whether the gradient lies on several processes, a part on each."""
@@ -97,29 +97,29 @@ class Meter:
         measured = [f"{sort}{part}" for part in self.parts for sort in ("l1", "square", "own")]
         return [*measured, "after", "distance", "dot", "sum"]
 
-    def before_step(self, put: Put, *, sample: bool) -> None:
-        """Measure the gradients as ``backward`` left them; ``sample`` the distance too."""
+    def before_step(self, put: Put, *, sample: bool) -> bool:
+        """Measure the gradients as ``backward`` left them, if there are any; ``sample`` the distance too."""
         parts = self._gradients()
         everything = [each for part in parts.values() for each in part]
         if not everything:
-            return
+            return False
         factor = self._unscaled(everything[0].value.device)
         for name, part in parts.items():
             if part:
                 sums = self._add(part, _of_values(both_sums))
                 put(f"l1{name}", sums if factor is None else _times(sums, factor))
-        self._marks = self._marked(everything)
         if self._own_norm == "direction":
             self._before = {each.parameter: local(each.parameter).detach().clone() for each in everything}
         self._sampled = sample
         if sample:
             self._travel(everything, factor, put)
+        return True
 
     def after_step(self, put: Put, *, clipped: bool) -> None:
         """Measure what the optimizer saw, if it may be something else, and what it made of it."""
         parts = self._gradients()
         everything = [each for part in parts.values() for each in part]
-        if everything and clipped and (self._marks is None or self._marks != self._marked(everything)):
+        if everything and clipped:
             put("after", self._add(everything, _of_values(square_sum)))
         for name, part in parts.items():
             own = {"state": self._by_state, "direction": self._by_direction}.get(self._own_norm)
@@ -135,16 +135,6 @@ class Meter:
             elif "sgd" in type(self._optimizer).__name__.lower():
                 put("sum", self._add(sums, _of_values(square_sum)))
         self._before, self._sampled = {}, False
-
-    def _marked(self, gradients: Sequence[_Gradient]) -> list[Any] | None:
-        """What changes if a gradient is replaced, written to, or all are scaled behind torch's back.
-
-        None where looking costs more than adding up again.
-        """
-        last = gradients[-1].value
-        element = float(last[(-1,) * last.ndim]) if last.device.type == "cpu" and not self._split else 0.0
-        gone = [each.parameter.grad for each in gradients]
-        return [element, *((id(g), g._version) for g in gone if g is not None)] if element else None
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -162,6 +152,7 @@ class Meter:
                     if value.numel():
                         weight = share(gradient, self._stages) if self._split else 1.0
                         part.append(_Gradient(p, value, weight, group))
+        self.settled = True
         return found
 
     def _add(
@@ -174,11 +165,13 @@ class Meter:
         alike: dict[Any, list[_Gradient]] = {}
         for each in gradients:
             alike.setdefault((each.value.device, each.share, key(each)), []).append(each)
-        totals = [total(some) * weight for (_, weight, _), some in alike.items()]
-        if all(isinstance(each, np.ndarray) for each in totals):
+        return self._sum([total(some) * weight for (_, weight, _), some in alike.items()])
+
+    def _sum(self, totals: Sequence[Sum]) -> Sum:
+        if not any(isinstance(each, Tensor) for each in totals):
             return np.asarray(sum(totals))
         device = self.device
-        return torch.stack([torch.as_tensor(each).to(device, non_blocking=True) for each in totals]).sum(dim=0)
+        return torch.stack([torch.as_tensor(each, device=device) for each in totals]).sum(dim=0)
 
     def _by_state(self, gradients: Sequence[_Gradient]) -> Sum | None:
         """``sum_i g_i^2 / (sqrt(v_i) + eps)``; None where the optimizer keeps no v for one of them."""
@@ -193,10 +186,11 @@ class Meter:
             moments[each.parameter] = v, found[1]
 
         def total(some: Sequence[_Gradient]) -> Sum:
-            v, corrections = zip(*(moments[each.parameter] for each in some), strict=True)
-            return own_squared_norm([each.value for each in some], v, corrections, some[0].group["eps"])
+            v, steps = zip(*(moments[each.parameter] for each in some), strict=True)
+            (_, beta), eps = some[0].group.get("betas", (0.0, 0.0)), some[0].group["eps"]
+            return own_squared_norm([each.value for each in some], v, steps, float(beta), eps)
 
-        return self._add(gradients, total, lambda each: each.group["eps"])
+        return self._add(gradients, total, lambda each: id(each.group))
 
     def _by_direction(self, gradients: Sequence[_Gradient]) -> Sum | None:
         """``<g, x_t - x_{t+1}> / lr_t``; None where a parameter was not there before the step."""
@@ -214,7 +208,7 @@ class Meter:
     def _travel(self, gradients: Sequence[_Gradient], factor: Tensor | float | None, put: Put) -> None:
         """How far the parameters have come; what is not finite, an update to be skipped, does not count."""
         rate = self._optimizer.param_groups[0]["lr"]
-        away, values = [], {}
+        squares, dots = [], []
         for each in gradients:
             here, gradient = local(each.parameter).detach(), local(each.parameter.grad)
             value = wide(dense(gradient.to_dense()))
@@ -223,10 +217,21 @@ class Meter:
                 self._start[each.parameter] = here.clone()
                 self._sums[each.parameter] = torch.zeros_like(value)
             self._sums[each.parameter] += rate * value
-            away.append(replace(each, value=dense(wide(self._start[each.parameter]) - wide(here))))
-            values[each.parameter] = value
-        put("distance", self._add(away, _of_values(square_sum)))
-        put("dot", self._add(away, lambda some: dot([a.value for a in some], [values[a.parameter] for a in some])))
+            away = dense(wide(self._start[each.parameter]) - wide(here))
+            squares.append(square_sum([away]) * each.share)
+            dots.append(dot([away], [value]) * each.share)
+        put("distance", self._sum(squares))
+        put("dot", self._sum(dots))
+
+    def settle(self) -> None:
+        """Do the sums that gradients of DTensors still owe, as other processes do when they measure (``settled``)."""
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                local(parameter.grad)
+
+    def forget(self) -> None:
+        """Let go of all copies of the parameters."""
+        self._before, self._start, self._sums, self._sampled = {}, {}, {}, False
 
     def _unscaled(self, device: torch.device) -> Tensor | float | None:
         """What the gradients have to be multiplied by where the loss was scaled; None where by nothing."""
@@ -242,18 +247,16 @@ class Meter:
 
 
 def group_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of param groups: their ``"name"`` or their index, made different where they are not.
+    """Names of param groups: their ``"name"`` or, where that is not theirs alone, their index.
 
     Examples
     --------
-    >>> group_names([{"name": "decay"}, {}, {"name": "decay"}])
-    ['decay', '1', 'decay-2']
+    >>> group_names([{"name": "decay"}, {}, {"name": "head"}, {"name": "head"}])
+    ['decay', '1', '2', '3']
     """
-    names: list[str] = []
-    for i, group in enumerate(groups):
-        name = " ".join(str(group.get("name", i)).split())
-        names.append(f"{name}-{i}" if name in names else name)
-    return names
+    names = [" ".join(str(group.get("name", i)).split()) for i, group in enumerate(groups)]
+    unique = [name if names.count(name) == 1 else str(i) for i, name in enumerate(names)]
+    return unique if len(set(unique)) == len(unique) else [str(i) for i in range(len(unique))]
 
 
 def _of_values(total: Callable[[Sequence[Tensor]], Sum]) -> Callable[[Sequence[_Gradient]], Sum]:

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from .device import capturing
 from .log_file import LogFile
 from .meter import Meter, OwnNorm
 from .ring import Ring
-from .sharding import processes, rank
+from .sharding import all_reduce, local, processes, rank
 from .sums import Sum
 
 __all__ = ["GradNormRecorder"]
@@ -46,6 +47,7 @@ class _Row:
     known: dict[str, float] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)
     stepped: bool = False
+    cut: bool = False
     resumed: bool = False
 
 
@@ -115,9 +117,9 @@ class GradNormRecorder:
     ...         recorder.record(loss=loss)  # after backward, before clipping
     ...         optimizer.step()
     >>> print(path.read_text().partition("\n")[2])
-    step,grad_norm_l1,grad_norm_l2,clip_coefficient,lr,loss,skipped,resumed
-    1,7,5,1,0.5,-1,,
-    2,7,5,1,0.5,-13.5,,
+    step,grad_norm_l1,grad_norm_l2,grad_norm_dual,clip_coefficient,lr,loss,skipped,resumed
+    1,7,5,,1,0.5,-1,,
+    2,7,5,,1,0.5,-13.5,,
     <BLANKLINE>
     """
 
@@ -139,6 +141,8 @@ class GradNormRecorder:
             optimizer = inner  # that of accelerate wraps another one
         if not isinstance(optimizer, Optimizer):
             raise RefineError(f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer")
+        if scaler is not None and not hasattr(scaler, "is_enabled"):
+            raise RefineError(f"scaler is a {type(scaler).__name__}; it must be a torch.amp.GradScaler")
         if own_norm not in ("state", "direction", "none"):
             raise RefineError(f"own_norm is {own_norm!r}; it must be one of state, direction, none")
         self._optimizer = optimizer
@@ -159,7 +163,9 @@ class GradNormRecorder:
         self._open: _Row | None = None
         self._resumed = step is not None
         self._started_at = self._step
-        self._hooks_run = self._broken = self._closed = False
+        self._sees_steps = self._captured = self._broken = self._closed = False
+        self._told: set[str] = set()
+        self._lost = False  # what is sent together with other processes failed
         self._clipping = "pre"
         self._flushed = time.monotonic()
         self._file: LogFile | None = None
@@ -168,9 +174,26 @@ class GradNormRecorder:
                 self._file = LogFile(path, append=step is not None)
             except OSError as error:
                 _warn(f"cannot write {printable(path)}: {error.strerror}", stacklevel=3)
+        if self._file is not None and self._file.header:
+            self._check_resumed(self._file)
         self._hooks = [optimizer.register_step_post_hook(self._after_step)]
         self._at_exit = _closing(weakref.ref(self))
         atexit.register(self._at_exit)
+
+    def _check_resumed(self, file: LogFile) -> None:
+        """Look whether the log is one of the same run."""
+        before, mine = file.header.get("optimizer"), type(self._optimizer).__name__
+        if before != mine:
+            file.close()
+            raise RefineError(
+                f"{printable(file.path)} is the log of {printable(before)}, this run has {mine}; name another file"
+            )
+        if self._step == 0:
+            warnings.warn(
+                f"{printable(file.path)} holds the log of an earlier run, which this one supersedes from update 1 on",
+                RefineWarning,
+                stacklevel=3,
+            )
 
     @property
     def step(self) -> int:
@@ -184,7 +207,7 @@ class GradNormRecorder:
         """
         if len(self._hooks) == 1:
             self._clipping = "unknown"
-            self._hooks.append(self._optimizer.register_step_pre_hook(lambda *_: self._update(None)))
+            self._hooks.append(self._optimizer.register_step_pre_hook(self._before_step))
         return self
 
     def record(self, loss: Tensor | float | None = None) -> None:
@@ -201,6 +224,8 @@ class GradNormRecorder:
 
     def flush(self) -> None:
         """Write what is in the buffer; where parameters are split, in all processes."""
+        if self._open is not None:
+            self._open.cut = True
         try:
             self._send()
             self._write(wait=True)
@@ -221,6 +246,11 @@ class GradNormRecorder:
         if hasattr(self, "_at_exit"):
             self._close(complete=False)
 
+    def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if options.get("closure", arguments[1] if len(arguments) > 1 else None) is not None:
+            self._fail(RefineError("step(closure) makes its own gradients; call record() in the closure, not attach()"))
+        self._update(None)
+
     def _update(self, loss: Tensor | float | None) -> None:
         if torch.compiler.is_compiling():
             _untraced(self._begin, loss)
@@ -235,51 +265,69 @@ class GradNormRecorder:
 
     def _begin(self, loss: Tensor | float | None) -> None:
         """Begin the row of an update."""
-        self._step += 1
-        if self._closed or capturing():
+        if self._closed or self._lost or capturing():
             return
+        # Without a scaler every update is a step: a second call before it replaces the first.
+        again = self._open if self._sees_steps and not self._scaled else None
+        self._step += again is None
         try:
             self._plan()
             if not self._split and (self._file is None or self._broken):
                 return
-            if len(self._rows) == self._half or (self._rows and not self._split and _since(self._flushed) > _SECONDS):
+            slow = self._rows and not self._split and _since(self._flushed) > _SECONDS
+            if again is None and (slow or len(self._rows) >= self._half):
                 self._send()
             self._write(wait=False)
         except Exception as error:
             self._fail(error)
         # In every process and whatever went wrong, so that all of them send together.
-        row = _Row(self._step, len(self._rows), resumed=self._resumed)
-        self._rows.append(row)
+        row = again or _Row(self._step, len(self._rows), resumed=self._resumed)
+        if again is None:
+            self._rows.append(row)
+        else:
+            self._tell(
+                "record() was called twice between two steps of the optimizer: the last call counts; call it once per "
+                "update, after the last backward()"
+            )
         self._resumed = False
         self._open = row
-        if not self._broken:
+
+        def measure() -> None:
             due = self._every is not None and (self._step - self._started_at - 1) % self._every == 0
-            try:
-                with np.errstate(all="ignore"), torch.no_grad():
-                    self._note(row, loss)
-                    self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
-            except Exception as error:
-                self._fail(error)
-        self._spoil(row)
+            self._note(row, loss)
+            found = self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
+            if not (found or self._split):
+                self._tell("no parameter has a gradient: call record() after backward() and before zero_grad()")
+
+        self._measure(row, measure)
 
     def _complete(self) -> None:
         """Complete the row with what the optimizer saw and made of it."""
+        if capturing():
+            self._sees_steps, self._captured = False, True  # its replays run no hook
+            return
+        self._sees_steps = not self._captured
         row, self._open = self._open, None
-        self._hooks_run = True
-        if row is None or self._closed or self._broken:
+        if row is None or self._closed:
             return
         row.stepped = True
+        after = partial(self._meter.after_step, self._putter(row), clipped=self._clipping == "pre")
+        self._measure(row, after)
+
+    def _measure(self, row: _Row, work: Callable[[], None]) -> None:
+        """Measure; where that fails leave nothing of the row, nor of its sum over processes."""
+        self._meter.settled = False
         try:
-            with np.errstate(all="ignore"), torch.no_grad():
-                self._meter.after_step(self._putter(row), clipped=self._clipping == "pre")
+            if not self._broken:
+                with np.errstate(all="ignore"), torch.no_grad():
+                    work()
+                return
         except Exception as error:
             self._fail(error)
-        self._spoil(row)
-
-    def _spoil(self, row: _Row) -> None:
-        """Leave nothing of a row that could not be measured, nor of its sum over processes."""
-        if self._broken and self._ring is not None:
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
+            if self._split and not self._meter.settled:
+                self._meter.settle()
+            if self._ring is not None:
                 self._ring.spoil(row.place)
 
     def _plan(self) -> None:
@@ -299,6 +347,7 @@ class GradNormRecorder:
 
     def _note(self, row: _Row, loss: Tensor | float | None) -> None:
         """Loss and learning rates: on the host where they are there, else with the sums."""
+        loss = local(loss) if isinstance(loss, Tensor) else loss
         if isinstance(loss, Tensor) and loss.numel() != 1:
             raise RefineError(f"loss has the shape {tuple(loss.shape)}; it must be one number")
         values = {"loss": loss}
@@ -323,11 +372,18 @@ class GradNormRecorder:
     def _send(self) -> None:
         """Send the buffer to the host, after what was sent before it has arrived."""
         self._write(wait=True)
-        if self._ring is not None and self._rows:
-            self._ring.send()
-            self._sent, self._rows = self._rows, []
-            self._open = None
-        self._flushed = time.monotonic()
+        rows, self._rows, self._open, self._flushed = self._rows, [], None, time.monotonic()
+        if not rows or self._lost:
+            return
+        try:
+            if self._ring is not None:
+                self._ring.send()
+                self._sent = rows
+            elif self._split:  # it could not be made here; the others wait for this one all the same
+                all_reduce(torch.full((self._half, len(self._meter.sums)), math.nan, device=self._meter.device))
+        except Exception:
+            self._lost = True
+            raise
 
     def _write(self, *, wait: bool) -> None:
         """Write what has arrived."""
@@ -337,7 +393,11 @@ class GradNormRecorder:
         rows, self._sent = self._sent, []
         if self._file is not None:
             try:
-                self._file.append([self._line(row, values[row.place]) for row in rows], self._header())
+                lost = self._file.append([self._line(row, values[row.place]) for row in rows], self._header())
+                if lost:
+                    self._tell(
+                        f"{printable(self._file.path)} has no column for {printable(lost)}: a .jsonl takes new ones"
+                    )
             except OSError as error:
                 _warn(f"cannot write {printable(self._file.path)}: {error.strerror}")
                 self._file.close()
@@ -354,10 +414,13 @@ class GradNormRecorder:
 
         l1, square, own = ({p: found(f"{sort}{p}") for p in self._parts} for sort in ("l1", "square", "own"))
         whole = sum(square.values())
-        factor = _factor(found("after") or whole, whole) if row.stepped else math.nan
+        after = found("after") if self._clipping == "pre" else whole  # attached it sees the same
+        factor = _factor(after, whole) if row.stepped else math.nan
         complete = all(own[p] or not l1[p] for p in self._parts)
         self._check_scale(factor)
-        skipped = (self._scaled and not math.isfinite(whole)) or (self._hooks_run and not row.stepped)
+        # A fused step is called by the scaler even where it does nothing.
+        seen = self._sees_steps and not getattr(self._optimizer, "_step_supports_amp_scaling", False)
+        skipped = not (row.stepped or row.cut) if seen else self._scaled and not math.isfinite(whole)
         line = {
             "step": row.step,
             "grad_norm_l1": sum(l1.values()),
@@ -369,6 +432,8 @@ class GradNormRecorder:
             "skipped": 1 if skipped else math.nan,
             "resumed": 1 if row.resumed else math.nan,
         }
+        if self._every is not None:
+            line |= dict.fromkeys(("distance", "grad_dot_displacement", "lr_grad_sum_norm"), math.nan)
         if found("sum"):
             line |= {"distance": found("distance") ** 0.5, "grad_dot_displacement": found("dot")}
             line |= {"lr_grad_sum_norm": found("sum") ** 0.5}
@@ -382,12 +447,16 @@ class GradNormRecorder:
         mantissa, exponent = math.frexp(factor)
         if not self._scaled and exponent < -2 and abs(mantissa - 0.5) < _ROUNDING:
             self._scaled = True
-            warnings.warn(
+            self._tell(
                 f"the gradient shrinks {2 ** (1 - exponent):,}-fold between record() and the step: the loss is scaled, "
-                "and so are the recorded norms; give scaler=... to GradNormRecorder",
-                RefineWarning,
-                stacklevel=2,
+                "and so are the recorded norms; give scaler=... to GradNormRecorder"
             )
+
+    def _tell(self, text: str) -> None:
+        """Warn once of each thing."""
+        if text not in self._told:
+            self._told.add(text)
+            warnings.warn(text, RefineWarning, stacklevel=2)
 
     def _header(self) -> dict[str, Any]:
         """What holds for the whole run."""
@@ -410,6 +479,7 @@ class GradNormRecorder:
         """Turn whatever goes wrong into one warning and the end of the recording."""
         if not self._broken:
             self._broken = True
+            self._meter.forget()
             _warn(f"{type(error).__name__} at update {self._step}: {printable(error)}")
 
     def _close(self, *, complete: bool) -> None:
@@ -423,12 +493,14 @@ class GradNormRecorder:
         except Exception as error:
             self._fail(error)
         self._closed = True
-        self._ring, self._rows, self._sent = None, [], []
+        self._ring, self._rows, self._sent, self._open = None, [], [], None
+        self._meter.forget()
         atexit.unregister(self._at_exit)
         for hook in self._hooks:
             hook.remove()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def _factor(after: float, before: float) -> float:

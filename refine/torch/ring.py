@@ -30,7 +30,8 @@ class Ring:
     def __init__(self, rows: int, columns: int, sums: int, device: torch.device) -> None:
         self._halves = torch.zeros(2, rows, columns, dtype=double(device), device=device)
         self._array = self._halves.numpy() if device.type == "cpu" else None
-        self._host = torch.zeros(2, rows, columns, dtype=double(device), pin_memory=device.type == "cuda")
+        pinned = device.type == "cuda"
+        self._host = torch.zeros(2, rows, columns, dtype=double(device), device="cpu", pin_memory=pinned)
         self._sums = sums
         self._half = 0
         self._sent: Any = None
@@ -59,7 +60,7 @@ class Ring:
             sums = full[:, : self._sums].contiguous()
             all_reduce(sums)
             full[:, : self._sums] = sums
-        self._host[self._half].copy_(full, non_blocking=True)
+        self._host[self._half].copy_(full, non_blocking=full.device.type == "cuda")
         if full.device.type == "cuda":
             self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._sent.record(torch.cuda.current_stream(full.device))

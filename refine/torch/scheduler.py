@@ -47,8 +47,8 @@ class ScheduleLR(LRScheduler):
         Built with the peak rate; each group's ``lr`` is its base rate (its ``initial_lr`` where there is one). A tensor
         stays the same tensor.
     schedule : Schedule, path or mapping
-        A path goes through `Schedule.load`. A mapping has one for every group, by the group's index or its
-        ``"name"`` entry, all of the same length.
+        A path goes through `Schedule.load`. A mapping has one for every group, by the group's index (as a number or
+        as text) or its ``"name"`` entry, all of the same length.
     step : int
         Updates already done, where there is no state to load.
     override_checkpoint : bool
@@ -104,7 +104,7 @@ class ScheduleLR(LRScheduler):
         self._check_mapping()
         step = check_count("step", step, least=0)
         self._check_covers(step)
-        self._reported_past = self._compared = False
+        self._reported_past = self._compared = self._mismatch = False
         self._updates: int | None = None
         self.last_epoch = step - 1
         self._register()
@@ -134,7 +134,7 @@ class ScheduleLR(LRScheduler):
     def _key(self, index: int, group: Mapping[str, Any]) -> Any:
         if not self._by_group:
             return None
-        keys = [key for key in (index, group.get("name")) if key in self._schedules]
+        keys = [key for key in dict.fromkeys((index, str(index), group.get("name"))) if key in self._schedules]
         if len(keys) != 1:
             named = printable(", ".join(map(repr, self._schedules)) or "nothing")
             raise RefineError(
@@ -153,6 +153,10 @@ class ScheduleLR(LRScheduler):
             )
         for index, group in enumerate(groups[known:], known):
             key, rate = self._key(index, group), group.get("initial_lr", group["lr"])
+            shared = next((i for i, g in enumerate(groups[:index]) if g["lr"] is group["lr"]), None)
+            if shared is not None and isinstance(group["lr"], torch.Tensor):  # as Adam(lr=tensor) gives it to all
+                group["lr"] = group["lr"].clone()
+                rate = self.base_lrs[shared]
             if rate is None:
                 raise RefineError(
                     f"param group {index} has no learning rate (lr=None); give the optimizer its peak rate"
@@ -279,7 +283,7 @@ class ScheduleLR(LRScheduler):
                 continue
             raise RefineError(
                 f"the checkpoint has {key}={printable(old)} and this run {printable(new)}; resume with the same, or "
-                "build ScheduleLR with override_checkpoint=True, so that this run's counts"
+                "build ScheduleLR with override_checkpoint=True to keep this run's"
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -330,7 +334,9 @@ class ScheduleLR(LRScheduler):
         """Warn if the run ended short of the horizon, or past it; to be called after the last update."""
         self._compare(1)
         # The last scheduler.step() may be left out.
-        done = self.last_epoch + (self._updates is not None and self._updates > self.last_epoch)
+        done = self.last_epoch + (self._updates == self.last_epoch + 1)
+        if self._mismatch:
+            return
         if self.last_epoch > self._horizon:
             self._report_past()
         elif done < self._horizon:
@@ -360,6 +366,7 @@ class ScheduleLR(LRScheduler):
         if max(steps, updates) < enough:
             return
         self._compared = True
+        self._mismatch = steps > 1.5 * updates or (self._alone and updates - 1 > 1.5 * steps)
         if steps > 1.5 * updates:
             self._warn(
                 f"the schedule was stepped {steps:,} times in {updates:,} optimizer updates; step it once per update: "

@@ -36,9 +36,12 @@ def rank() -> int:
 
 
 def is_split(parameters: Iterable[Tensor]) -> bool:
-    """Whether a parameter lies on several processes, a part on each."""
+    """Whether a parameter may lie on several processes, a part on each: whether one is a DTensor.
+
+    Also one that is whole everywhere: its gradient may be a sum that is still due.
+    """
     cls = _dtensor()
-    return any(isinstance(p, cls) and any(not place.is_replicate() for place in p.placements) for p in parameters)
+    return any(isinstance(p, cls) for p in parameters)
 
 
 def local(tensor: Any) -> Tensor:

@@ -22,6 +22,9 @@ __all__ = ["Sum", "both_sums", "dense", "dot", "own_squared_norm", "second_momen
 Sum: TypeAlias = "Tensor | NDArray[np.float64]"
 """One sum, of no dimensions, or several, of shape (k,)."""
 
+_SAFE = 1e-25, 1e35
+"""Sums of squares between these are not spoilt by the range of float32."""
+
 _PIECE = 24_576
 """Elements of a piece on the CPU."""
 
@@ -39,15 +42,19 @@ def both_sums(tensors: Sequence[Tensor]) -> Sum:
         for (x,), scratch in _pieces(tensors):
             totals[0] += np.add.reduce(np.abs(x, out=scratch))
             totals[1] += np.add.reduce(np.multiply(scratch, scratch, out=scratch))  # it is in the cache
+        if not _SAFE[0] < totals[1] < _SAFE[1] and np.isfinite(totals[0]):
+            totals[1] = _squares_in_float64(tensors)
         return totals
-    norms = [torch.stack(torch._foreach_norm([wide(tensor) for tensor in tensors], order)) for order in (1, 2)]
-    ones, twos = (each.to(double(each.device)) for each in norms)
+    ones, twos = (_norms(tensors, order) for order in (1, 2))
     return torch.stack([ones.sum(), twos.square().sum()])
 
 
 def square_sum(tensors: Sequence[Tensor]) -> Sum:
     """``sum_i x_i^2`` over the elements of dense real tensors on one device."""
-    return dot(tensors, tensors)
+    if tensors[0].device.type == "cpu":
+        total = dot(tensors, tensors)
+        return total if _SAFE[0] < total < _SAFE[1] else np.asarray(_squares_in_float64(tensors))
+    return _norms(tensors, 2).square().sum()
 
 
 def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Sum:
@@ -55,82 +62,85 @@ def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Sum:
     if first[0].device.type == "cpu":
         pieces = _pieces(first, second)
         return np.asarray(sum(float(np.add.reduce(np.multiply(x, y, out=scratch))) for (x, y), scratch in pieces))
-    if first is second:
-        norms = torch.stack(torch._foreach_norm([wide(tensor) for tensor in first], 2))
-        return norms.to(double(norms.device)).square().sum()
     sums = [(wide(x) * wide(y)).sum(dtype=double(x.device)) for x, y in zip(first, second, strict=True)]
     return torch.stack(sums).sum()
 
 
 def own_squared_norm(
-    gradients: Sequence[Tensor], moments: Sequence[Tensor], corrections: Sequence[Any], eps: float
+    gradients: Sequence[Tensor], moments: Sequence[Tensor], steps: Sequence[Any], beta: float, eps: float
 ) -> Sum:
     r"""Squared norm of a gradient in the metric of the Adam family.
 
-    .. math:: \sum_i g_i^2 / (\sqrt{v_i / c_i} + \epsilon)
+    .. math:: \sum_i g_i^2 / (\sqrt{v_i / c_i} + \epsilon), \qquad c_i = 1 - \beta^{t_i}
 
     Parameters
     ----------
     gradients, moments : sequence of Tensor
         g and v, of equal shapes, on one device.
-    corrections : sequence of float or Tensor
-        c of each tensor, the correction of v for its bias, ``1 - beta2^t``; 1 where there is none.
-    eps : float
+    steps : sequence of float, Tensor or None
+        t of each tensor; None where v is not corrected for its bias, c = 1.
+    beta, eps : float
     """
-    alike: dict[Any, list[int]] = {}  # corrections that are on the device are not compared
-    for i, correction in enumerate(corrections):
-        alike.setdefault(correction, []).append(i)
-    total: Any = 0.0
-    for correction, places in alike.items():
-        g, v = ([each[i] for i in places] for each in (gradients, moments))
-        of_these = _own_on_cpu if g[0].device.type == "cpu" else _own_on_device
-        total = total + of_these(g, v, correction**-0.5, eps)
-    return total if torch.is_tensor(total) else np.asarray(total)
-
-
-def _own_on_cpu(gradients: Sequence[Tensor], moments: Sequence[Tensor], factor: float, eps: float) -> float:
+    if gradients[0].device.type != "cpu":
+        return _own_on_device(gradients, moments, _factors(steps, beta), eps)
     total = 0.0
-    for (g, v), scratch in _pieces(gradients, moments):
-        np.sqrt(v, out=scratch)
-        np.multiply(scratch, factor, out=scratch)
-        np.add(scratch, eps, out=scratch)
-        np.divide(g, scratch, out=scratch)
-        total += float(np.add.reduce(np.multiply(g, scratch, out=scratch)))
-    return total
+    for step in set(steps):
+        places = [i for i, each in enumerate(steps) if each == step]
+        (factor,) = _factors([step], beta)
+        for (g, v), scratch in _pieces(*([each[i] for i in places] for each in (gradients, moments))):
+            np.sqrt(v, out=scratch)
+            np.multiply(scratch, factor, out=scratch)
+            np.add(scratch, eps, out=scratch)
+            np.divide(g, scratch, out=scratch)
+            total += float(np.add.reduce(np.multiply(g, scratch, out=scratch)))
+    return np.asarray(total)
 
 
-def _own_on_device(gradients: Sequence[Tensor], moments: Sequence[Tensor], factor: Any, eps: float) -> Tensor:
-    g, v = (
-        [piece for tensor in each for piece in torch.split(wide(tensor).reshape(-1), _BATCH)]
-        for each in (gradients, moments)
-    )
+def _factors(steps: Sequence[Any], beta: float) -> list[Any]:
+    """``c^-1/2``; those of steps on the device in few calls."""
+    if any(torch.is_tensor(step) for step in steps):
+        counts = torch.stack(list(steps))
+        return list((1.0 - beta ** counts.to(double(counts.device))).rsqrt().unbind())
+    return [1.0 if step is None else (1.0 - beta**step) ** -0.5 for step in steps]
+
+
+def _own_on_device(
+    gradients: Sequence[Tensor], moments: Sequence[Tensor], factors: Sequence[Any], eps: float
+) -> Tensor:
+    pieces = [
+        (g, v, factor)
+        for tensors, factor in zip(zip(gradients, moments, strict=True), factors, strict=True)
+        for g, v in zip(*(torch.split(each.reshape(-1), _BATCH) for each in tensors), strict=True)
+    ]
     totals: list[Tensor] = []
-    for some in _batches([piece.numel() for piece in g]):
-        terms = torch._foreach_sqrt(v[some])
+    for some in _batches([g.numel() for g, *_ in pieces]):
+        g, v, factor = map(list, zip(*pieces[some], strict=True))
+        g = [wide(each) for each in g]
+        terms = torch._foreach_sqrt([wide(each) for each in v])
         torch._foreach_mul_(terms, factor)
         torch._foreach_add_(terms, eps)
-        terms = torch._foreach_div(g[some], terms)
-        torch._foreach_mul_(terms, g[some])
+        terms = torch._foreach_div(g, terms)
+        torch._foreach_mul_(terms, g)
         totals += torch._foreach_norm(terms, 1)  # none is negative
     return torch.stack(totals).sum(dtype=double(totals[0].device))
 
 
 def second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Tensor, Any] | None:
-    """What an optimizer divides the gradient of a parameter by the root of, and its correction for the bias.
+    """What an optimizer divides the gradient of a parameter by the root of, and t for the correction of its bias.
 
-    Of Adam and its relatives, with amsgrad or without, RMSprop and Adagrad; None for all others.
+    Of Adam and its relatives, with amsgrad or without, RMSprop and Adagrad, which correct none; None for all others.
     """
+    v, step = None, None
     if "exp_avg_sq" in state and isinstance(group.get("betas"), (tuple, list)) and "step" in state:
-        step = state["step"]
-        known = float(step) if not torch.is_tensor(step) or step.device.type == "cpu" else step
-        if known is not step and known == 0.0:
+        v, step = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"], state["step"]
+        step = float(step) if not torch.is_tensor(step) or step.device.type == "cpu" else step
+        if isinstance(step, float) and step == 0.0:
             return None  # its first update was skipped
-        v = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        return v, 1.0 - group["betas"][1] ** known
-    for name in ("square_avg", "sum"):
-        if torch.is_tensor(state.get(name)) and "acc_delta" not in state:  # Adadelta multiplies by another root
-            return state[name], 1.0
-    return None
+    elif "acc_delta" not in state and not group.get("centered"):  # these divide by something else
+        v = state.get("square_avg", state.get("sum"))
+    if not (isinstance(v, Tensor) and v.is_floating_point() | v.is_complex()):
+        return None
+    return (v, step) if isinstance(group.get("eps"), (int, float)) else None
 
 
 def dense(tensor: Tensor, like: Tensor | None = None) -> Tensor:
@@ -142,12 +152,28 @@ def dense(tensor: Tensor, like: Tensor | None = None) -> Tensor:
         tensor = tensor.sparse_mask(like.coalesce())
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
 
 
 def wide(tensor: Tensor) -> Tensor:
     """At least float32."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _norms(tensors: Sequence[Tensor], order: int) -> Tensor:
+    """Norm of each tensor, in float32 at least; shape (k,)."""
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor)
+    found = []
+    for kind, some in kinds.items():
+        dtype = torch.float32 if kind in (torch.float16, torch.bfloat16) else kind  # without a copy of them
+        found.append(torch.stack(torch._foreach_norm(some, order, dtype=dtype)).to(double(some[0].device)))
+    return torch.cat(found)
+
+
+def _squares_in_float64(tensors: Sequence[Tensor]) -> float:
+    return sum(float(np.square(x, dtype=np.float64).sum()) for (x,), _ in _pieces(tensors))
 
 
 def _pieces(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Any], NDArray[Any]]]:

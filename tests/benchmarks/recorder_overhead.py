@@ -2,13 +2,13 @@
 
     python tests/benchmarks/recorder_overhead.py [--rounds 20] [--block 16] [--threads 1] [--profile]
 
-A small CNN with SGD, in two batch sizes, and a small transformer with AdamW on the CPU; where there is a GPU, a transformer of 124 million
-parameters in bf16 with fused AdamW too. Each loop runs alone; with `GradNormRecorder`, without and with the
-optimizer's own norm; with ``clip_grad_norm_`` and a CSV of ``.item()``; with a histogram of 64 bins of every gradient,
-as ``wandb.watch`` takes it. All in turn, each on its own copy, a block of updates each, in another order every round;
-the recorder flushes once a block, the rates are so small that nothing is learned. Medians, and the median over the
-rounds of the ratio to the loop alone in the same round; "after backward" is the part that the host spends there, in the
-same per cent, which is less noisy.
+A small CNN with SGD, in two batch sizes, and a small transformer with AdamW on the CPU; where there is a GPU, a
+transformer of 124 million parameters in bf16 with fused AdamW too. Each loop runs alone; with `GradNormRecorder`,
+without and with the optimizer's own norm; with ``clip_grad_norm_`` and a CSV of ``.item()``; with a histogram of 64
+bins of every gradient, as ``wandb.watch`` takes it. All in turn, each on its own copy, a block of updates each, in
+another order every round; the recorder flushes once a block, the rates are so small that nothing is learned. Medians,
+and the median over the rounds of the ratio to the loop alone in the same round; "after backward" is the part that the
+host spends there, in the same per cent, which is less noisy.
 
 Memory: on a GPU the highest of the allocator in an update; on a CPU the tensors that are held between updates.
 
@@ -118,7 +118,9 @@ def cnn(batch: int) -> Task:
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9)
     images, labels = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
-    return Task(f"cnn, batch {batch}", torch.device("cpu"), model, optimizer, lambda: cross_entropy(model(images), labels))
+    return Task(
+        f"cnn, batch {batch}", torch.device("cpu"), model, optimizer, lambda: cross_entropy(model(images), labels)
+    )
 
 
 def transformer(name: str, device: str, shape: tuple[int, int, int, int, int], batch: int) -> Task:

@@ -143,8 +143,8 @@ def test_a_running_job(make_log, text):
         cut_line = whole[cut - 1] != "\n" and not (text is jsonl and whole[cut - 1] == "}")
         assert dict(norms.dropped) == ({"truncated last line": 1} if cut_line else {})
         assert norms.source.notes == (
-            f"the last norm is of step {complete}, and the run was planned for 40 updates; "
-            "if it ended earlier, say so with --logged-steps",
+            f"the last norm is of step {complete}, and the run was planned for 40 updates: the rest is taken to be "
+            "like the end; if the run is over, say so with --logged-steps",
         )
 
 
@@ -202,7 +202,8 @@ def test_sgd_gets_the_norms_that_it_saw(make_log, text):
     share = np.mean([each["clip_coefficient"] < 1.0 for each in logged])
     assert norms.source.notes == (
         f'{share:.1%} of the updates were clipped: the norms are "grad_norm_l2" times "clip_coefficient", '
-        "as SGD saw them",
+        "as SGD saw them; where the threshold sets them, not the gradient, they are constant, and the schedule is "
+        "linear decay",
     )
     assert inspect(norms).health.warnings == ()
     assert norms.extras["raw_grad_norm"].tolist() == [each["grad_norm_l2"] for each in logged]

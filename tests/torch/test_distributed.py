@@ -81,3 +81,22 @@ def test_one_process_that_cannot_measure_does_not_stop_the_others(tmp_path, rows
     _, found = rows(tmp_path / "run.jsonl")
     assert len(found) == one.UPDATES
     assert not any("grad_norm_l1" in row for row in found)  # half a sum is none
+
+
+def test_gradients_that_are_sums_still_due(tmp_path, rows):
+    torchrun(SCRIPT, "sequence", tmp_path)
+    norm = torch.nn.LayerNorm(20)
+    optimizer = torch.optim.SGD(norm.parameters(), lr=0.1)
+    with one.GradNormRecorder(optimizer, tmp_path / "one.jsonl") as recorder:
+        for x in one.data():
+            optimizer.zero_grad()
+            norm(x[None].repeat(1, 4, 1)).square().sum().backward()
+            recorder.record()
+            optimizer.step()
+    found, expected = (rows(tmp_path / name)[1] for name in ("run.jsonl", "one.jsonl"))
+    compare(found, expected, columns=("grad_norm_l1", "grad_norm_l2", "clip_coefficient"), rtol=1e-5)
+
+
+def test_such_sums_do_not_hang_where_one_process_fails(tmp_path, rows):
+    torchrun(SCRIPT, "sequence failing", tmp_path)
+    assert len(rows(tmp_path / "run.jsonl")[1]) == one.UPDATES

@@ -163,7 +163,8 @@ def test_a_new_start_does_not_mix_runs(tmp_path, rows):
     with pytest.raises(RefineError, match="run.jsonl holds the log of a run; say step=N"):
         trainer(GradNormCallback(log), tmp_path).fit(Module())
     assert len(rows(log)[1]) == 10
-    trainer(GradNormCallback(log, step=0), tmp_path, gradient_clip_val=0.05).fit(Module())
+    with pytest.warns(RefineWarning, match="run.jsonl holds the log of an earlier run, which this one supersedes"):
+        trainer(GradNormCallback(log, step=0), tmp_path, gradient_clip_val=0.05).fit(Module())
     assert len(rows(log)[1]) == 20
     assert_allclose(read_norms(log).loss, [row[2] for row in reference(0.05)], rtol=2e-6)
 

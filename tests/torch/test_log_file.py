@@ -86,6 +86,20 @@ def test_a_file_that_is_empty_or_broken_off_in_its_header_is_begun_again(tmp_pat
         assert len(path.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("keep", [-40, 1, 6])
+def test_a_csv_that_is_broken_off_in_its_names_is_begun_again(tmp_path, keep):
+    path = tmp_path / "run.csv"
+    log = LogFile(path, append=False)
+    log.append([{"step": 1, "grad_norm_l2": 1.0}], HEADER)
+    log.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"\n") + keep])
+    log = LogFile(path, append=True)
+    log.append([{"step": 1, "grad_norm_l2": 1.0}], HEADER)
+    log.close()
+    assert path.read_bytes() == whole
+
+
 def test_a_forked_child_does_not_hold_the_file(tmp_path):
     """As the workers of a DataLoader outlive a killed process for some seconds."""
     path = tmp_path / "run.jsonl"

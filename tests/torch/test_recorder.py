@@ -248,7 +248,8 @@ def test_frozen_and_missing_gradients_count_as_nothing(tmp_path, network, step, 
         recorder.record()
         optimizer.step()
         optimizer.zero_grad()
-        recorder.record()  # no gradient at all
+        with pytest.warns(RefineWarning, match="no parameter has a gradient: call record.* after backward"):
+            recorder.record()
         optimizer.step()
     _, found = rows(tmp_path / "run.jsonl")
     assert_allclose(found[0]["grad_norm_l1"], expected.item(), rtol=1e-6)
@@ -405,6 +406,126 @@ def test_distance_columns(tmp_path, network, step, rows, name):
         assert_allclose(measured[t], values, rtol=1e-4, atol=1e-9)
 
 
+def test_a_second_call_in_an_update_replaces_the_first(tmp_path, network, step, rows):
+    """As where it is called after every batch of an accumulation."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    recorder = GradNormRecorder(optimizer, tmp_path / "run.jsonl")
+    expected = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for t in range(6):
+            step()
+            recorder.record(loss=1.0)
+            if t:
+                for parameter in network.parameters():
+                    parameter.grad *= 2.0
+                recorder.record(loss=2.0)
+            expected.append(norms(network)[1])
+            optimizer.step()
+    recorder.close()
+    _, found = rows(tmp_path / "run.jsonl")
+    (warning,) = told
+    assert "record() was called twice between two steps of the optimizer: the last call counts" in str(warning.message)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+    assert_allclose([row["grad_norm_l2"] for row in found], expected, rtol=1e-6)
+    assert [row["loss"] for row in found] == [1, 2, 2, 2, 2, 2]
+    assert not any("skipped" in row for row in found)
+
+
+def test_flushed_before_its_step_a_row_is_not_skipped(tmp_path, network, step, rows):
+    optimizer = torch.optim.AdamW(network.parameters())
+    with GradNormRecorder(optimizer, tmp_path / "run.jsonl") as recorder:
+        for t in range(3):
+            step()
+            recorder.record()
+            if t == 1:
+                recorder.flush()
+            optimizer.step()
+    _, found = rows(tmp_path / "run.jsonl")
+    assert [sorted(row.keys() & {"skipped", "grad_norm_dual"}) for row in found] == [
+        ["grad_norm_dual"],
+        [],
+        ["grad_norm_dual"],
+    ]
+
+
+def test_steps_in_a_cuda_graph_are_not_waited_for(tmp_path, network, step, rows, monkeypatch):
+    """Its warm-up and its capture run the hooks, its replays do not."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with GradNormRecorder(optimizer, tmp_path / "run.jsonl") as recorder:
+        step()
+        optimizer.step()
+        with monkeypatch.context() as graph:
+            graph.setattr("refine.torch.recorder.capturing", lambda: True)
+            recorder.record()
+            optimizer.step()
+        for _ in range(5):
+            step()
+            recorder.record()  # after a replay
+    _, found = rows(tmp_path / "run.jsonl")
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5]
+    assert not any("skipped" in row for row in found)
+
+
+def test_a_closure_is_refused_where_it_is_attached(tmp_path, network):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    recorder = GradNormRecorder(optimizer, tmp_path / "run.jsonl").attach()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = network(torch.ones(2, 20)).square().mean()
+        loss.backward()
+        return loss
+
+    with pytest.warns(RefineWarning, match=r"step\(closure\) makes its own gradients; call record"):
+        optimizer.step(closure)
+    optimizer.step(closure)
+    recorder.close()
+
+
+def test_another_default_device_does_not_matter(tmp_path, network, step):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step()
+    with torch.device("meta"), GradNormRecorder(optimizer, tmp_path / "run.jsonl") as recorder:
+        recorder.record()
+        optimizer.step()
+        recorder.record()
+        optimizer.step()
+    assert read_norms(tmp_path / "run.jsonl").steps.tolist() == [1, 2]
+
+
+def test_a_csv_has_its_columns_whatever_its_first_rows_are(tmp_path, network, step):
+    optimizer = torch.optim.AdamW(network.parameters())
+    scaler = torch.amp.GradScaler("cpu")
+    recorder = GradNormRecorder(optimizer, tmp_path / "run.csv", scaler=scaler, distance_every=2)
+    for t in range(4):
+        step(scaler.scale(torch.ones(())))
+        if t == 0:
+            network[0].bias.grad.fill_(math.inf)
+        recorder.record()
+        scaler.step(optimizer)
+        scaler.update()
+        recorder.flush()
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    recorder.close()
+    log = read_norms(tmp_path / "run.csv")
+    assert (log.steps.tolist(), log.kind) == ([2, 3, 4], "dual")
+
+
+def test_a_csv_tells_of_values_that_have_no_column(tmp_path, network, step):
+    optimizer = torch.optim.SGD([{"params": network[0].parameters(), "name": "body"}], lr=0.1)
+    recorder = GradNormRecorder(optimizer, tmp_path / "run.csv", per_group=True)
+    step()
+    recorder.record()
+    optimizer.step()
+    optimizer.add_param_group({"params": network[2].parameters(), "name": "head"})
+    step()
+    recorder.record()
+    optimizer.step()
+    with pytest.warns(RefineWarning, match="no column for grad_norm_l1/group:head, .*: a .jsonl takes new ones"):
+        recorder.close()
+
+
 def test_gradients_that_the_loop_lets_go_of_are_gone(tmp_path, network, step):
     """Where the optimizer's hooks do not run (CUDA graphs), the recorder must not double their memory."""
     recorder = GradNormRecorder(torch.optim.SGD(network.parameters(), lr=0.1), tmp_path / "run.jsonl")
@@ -437,7 +558,7 @@ class TestHarm:
         recorder.close()
         _, found = rows(tmp_path / "run.jsonl")
         assert [row["step"] for row in found if "grad_norm_l1" in row] == [1, 2, 3]
-        assert found[3:] == [{"step": 4, "skipped": 1}]
+        assert found[3:] == [{"step": 4}]
 
     def test_a_path_that_cannot_be_written_warns(self, tmp_path, network, step):
         (tmp_path / "file").write_text("")
@@ -489,6 +610,7 @@ class TestHarm:
             ({"own_norm": "l3"}, "own_norm is 'l3'; it must be one of state, direction, none"),
             ({"distance_every": 0}, "distance_every is 0"),
             ({"buffer_steps": 0}, "buffer_steps is 0"),
+            ({"scaler": 1}, "scaler is a int; it must be a torch.amp.GradScaler"),
             ({"optimizer": nn.Linear(1, 1)}, "optimizer is a Linear; it must be a torch.optim.Optimizer"),
         ],
     )
@@ -496,6 +618,20 @@ class TestHarm:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         with pytest.raises(RefineError, match=error):
             GradNormRecorder(**{"optimizer": optimizer, "path": tmp_path / "run.csv", **arguments})
+
+    def test_a_log_of_another_optimizer_is_refused(self, tmp_path, network, step):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        with GradNormRecorder(optimizer, tmp_path / "run.jsonl") as recorder:
+            step()
+            recorder.record()
+        with pytest.raises(RefineError, match="run.jsonl is the log of SGD, this run has AdamW; name another file"):
+            GradNormRecorder(torch.optim.AdamW(network.parameters()), tmp_path / "run.jsonl", step=1)
+        with pytest.warns(RefineWarning, match="an earlier run, which this one supersedes from update 1 on"):
+            GradNormRecorder(optimizer, tmp_path / "run.jsonl", step=0).close()
+
+    def test_a_log_without_rows_is_removed(self, tmp_path, network):
+        GradNormRecorder(torch.optim.SGD(network.parameters(), lr=0.1), tmp_path / "run.csv").close()
+        assert list(tmp_path.iterdir()) == []
 
     def test_nothing_is_kept_alive(self, tmp_path, network):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -134,7 +134,7 @@ class TestPoint2StartAnywhere:
 
 
 class TestPoint3AnotherScheduleRaises:
-    REMEDY = "; resume with the same, or build ScheduleLR with override_checkpoint=True, so that this run's counts"
+    REMEDY = "; resume with the same, or build ScheduleLR with override_checkpoint=True to keep this run's"
 
     def saved(self, tmp_path, done=6):
         optimizer = make_optimizer()

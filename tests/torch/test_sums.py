@@ -3,6 +3,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from refine.torch import sums
 from refine.torch.sums import both_sums, dense, own_squared_norm, second_moment, square_sum
 
 
@@ -63,12 +64,47 @@ def test_dense_values():
 def test_own_norm_is_the_formula():
     gradients = [torch.randn(70, 1100), torch.randn(9), torch.randn(300_000)]
     moments = [torch.rand_like(g) for g in gradients]
-    corrections, eps = [0.5, 0.5, 0.25], 1e-3
+    steps, beta, eps = [1.0, None, 7.0], 0.9, 1e-3
     expected = sum(
-        (g.double() ** 2 / ((v.double() / c).sqrt() + eps)).sum().item()
-        for g, v, c in zip(gradients, moments, corrections, strict=True)
+        (g.double() ** 2 / ((v.double() / (1.0 if t is None else 1.0 - beta**t)).sqrt() + eps)).sum().item()
+        for g, v, t in zip(gradients, moments, steps, strict=True)
     )
-    assert_allclose(own_squared_norm(gradients, moments, corrections, eps).item(), expected, rtol=1e-6)
+    assert_allclose(own_squared_norm(gradients, moments, steps, beta, eps), expected, rtol=1e-6)
+
+
+def test_the_way_of_accelerators_gives_the_same(monkeypatch):
+    """On a CPU, where it runs too."""
+    gradients = [torch.randn(70, 1100), torch.randn(9), torch.randn(5000)]
+    moments = [torch.rand_like(g) for g in gradients]
+    monkeypatch.setattr(sums, "_BATCH", 1000)
+    for steps in ([1.0, 3.0, 3.0], [torch.tensor(t) for t in (1.0, 3.0, 3.0)]):
+        factors = sums._factors(steps, 0.99)
+        found = sums._own_on_device(gradients, moments, factors, 1e-3)
+        assert_allclose(found.item(), own_squared_norm(gradients, moments, [1.0, 3.0, 3.0], 0.99, 1e-3), rtol=1e-5)
+    mixed = [gradients[0], gradients[1].bfloat16(), gradients[2].double()]
+    for order, expected in ((1, reference(mixed)[0]), (2, reference(mixed)[1])):
+        norms = sums._norms(mixed, order)
+        assert_allclose((norms.sum() if order == 1 else norms.square().sum()).item(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-21, 1e21, 1e30])
+def test_the_range_of_float32_squares_does_not_matter(size):
+    tensors = [torch.randn(30_000) * size, torch.randn(7) * size]
+    with np.errstate(all="ignore"):  # as in the recorder
+        assert_allclose(both_sums(tensors), reference(tensors), rtol=1e-6)
+        assert_allclose(square_sum(tensors), reference(tensors)[1], rtol=1e-6)
+
+
+def test_low_precision_is_widened_a_batch_at_a_time(monkeypatch):
+    """A copy of a model in bf16 as float32 would not fit beside it."""
+    seen = []
+    monkeypatch.setattr(sums, "wide", lambda tensor: seen.append(tensor.numel()) or tensor.float())
+    monkeypatch.setattr(sums, "_BATCH", 1000)
+    model = [torch.zeros(700, device="meta", dtype=torch.bfloat16) for _ in range(20)]
+    both_sums(model)
+    assert seen == []
+    batches = sums._batches([700] * 20)
+    assert len(list(batches)) == 20
 
 
 @pytest.mark.parametrize(
@@ -83,6 +119,7 @@ def test_own_norm_is_the_formula():
         (torch.optim.Adagrad, "sum", False),
         (torch.optim.SGD, None, None),
         (torch.optim.Adadelta, None, None),
+        (lambda p: torch.optim.RMSprop(p, centered=True), None, None),
         (torch.optim.Rprop, None, None),
     ],
 )
@@ -97,4 +134,4 @@ def test_second_moments_of_torch(make, name, corrected):
         assert found is None
     else:
         assert found[0] is optimizer.state[weight][name]
-        assert_allclose(found[1], 1 - 0.999**3 if corrected else 1.0)
+        assert found[1] == (3.0 if corrected else None)

@@ -1,6 +1,6 @@
 """Run by torchrun, two processes on gloo: train as asked, record, and compare with one process.
 
-torchrun --nproc-per-node 2 tests/torch/two_processes.py ddp|fsdp|hsdp|tensor|pipeline|failing FOLDER
+torchrun --nproc-per-node 2 tests/torch/two_processes.py ddp|fsdp|hsdp|tensor|pipeline|sequence|failing FOLDER
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        shape, names = ((1, world), ("replicate", "shard")) if how == "hsdp" else ((world,), ("shard",))
+        shape, names = ((world, 1), ("replicate", "shard")) if how == "hsdp" else ((world,), ("shard",))
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
         for layer in (model[0], model[2], model):
             fully_shard(layer, mesh=mesh)
@@ -82,6 +82,19 @@ def main() -> None:
                 made.zero_grad()
                 stage(x).square().mean().backward()
                 recorder.record()
+                made.step()
+    elif how in ("sequence", "sequence failing"):  # gradients of replicated parameters that are sums still due
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+
+        norm = parallelize_module(nn.LayerNorm(20), init_device_mesh("cpu", (world,)), SequenceParallel())
+        made = torch.optim.SGD(norm.parameters(), lr=0.1)
+        with GradNormRecorder(made, folder / "run.jsonl", buffer_steps=4) as recorder:
+            for x in data():
+                made.zero_grad()
+                norm(x[None].repeat(1, 2, 1)).to_local().square().sum().backward()
+                bad = how == "sequence failing" and rank == 1
+                recorder.record(loss=torch.ones(2) if bad else None)
                 made.step()
     elif how == "failing":  # one process cannot measure; the other must not hang
         from torch.distributed.fsdp import fully_shard
