@@ -456,6 +456,31 @@ class TestPoint6Groups:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+class TestSharedTensorRate:
+    """Adam(groups, lr=tensor) puts one tensor into all groups, points 6 and 7 together."""
+
+    def make(self):
+        weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+        return torch.optim.Adam([{"params": [weight]} for weight in weights], lr=torch.tensor(1.0))
+
+    def test_groups_of_a_mapping_have_their_own(self):
+        optimizer = self.make()
+        scheduler = ScheduleLR(optimizer, {0: linear(10), "1": cosine(10)})
+        advance(optimizer, scheduler, 3)
+        found = [float(group["lr"]) for group in optimizer.param_groups]
+        assert found == pytest.approx([linear(10).at(3), cosine(10).at(3)])
+        assert scheduler.get_last_lr() == pytest.approx(found)
+
+    def test_a_late_group_has_the_base_rate_of_the_others(self):
+        optimizer = self.make()
+        scheduler = ScheduleLR(optimizer, linear(10))
+        advance(optimizer, scheduler, 5)
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+        optimizer.step()
+        assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.5] * 3)
+        assert scheduler.state_dict()["base_lrs"] == [1.0, 1.0, 1.0]
+
+
 class TestPoint7Compile:
     @pytest.fixture(autouse=True)
     def no_recompilation(self):
