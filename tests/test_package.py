@@ -67,7 +67,7 @@ def test_the_version_is_written_once_and_in_the_changelog(root):
 
 def test_torch_is_pinned_for_tests_only():
     wanted = [r for r in metadata.requires("lr-refine") if r.startswith("torch")]
-    assert sorted(wanted) == ['torch==2.13.0; extra == "test"', 'torch>=2.0; extra == "torch"']
+    assert sorted(wanted) == ['torch==2.13.0; extra == "test"', 'torch>=2.4; extra == "torch"']
 
 
 def test_the_package_is_typed():
