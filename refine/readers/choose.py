@@ -19,6 +19,7 @@ from ..errors import RefineError
 from ..files import printable
 from ..hygiene import clean, clipping_plateau, last_of_each_step, match, stride
 from ..norms import Clipping, GradientNorms, NormKind, Source
+from ..recorded import CLIP, GROUP
 from ..refinement import OptimizerFamily
 from .base import Column, Facts, ReadOptions, Records, choose_run, quoted
 from .columns import (
@@ -34,7 +35,7 @@ from .columns import (
     short_name,
 )
 from .layers import total_of_layers
-from .recorder import CLIP, as_clipped, travelled
+from .recorder import as_clipped, travelled
 from .runs import facts_of
 from .settings import clip_threshold, optimizer_name
 
@@ -194,7 +195,7 @@ def group_options(records: Records, options: ReadOptions) -> dict[str, ReadOptio
     for name in names:
         whole, part = group(name) or ("", "")
         if whole == norm.name:
-            rate = options.lr_column or f"lr/group:{part}"
+            rate = options.lr_column or f"lr{GROUP}{part}"
             found[part] = replace(options, column=name, lr_column=rate if rate in names else None)
     if not found:
         raise RefineError(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
+from ..recorded import CLIP, GROUP, TRAVEL
 from ..refinement import OptimizerFamily
 
 __all__ = [
@@ -145,8 +146,8 @@ _LAYER = {
         r"grad_1\.0_norm[/_](?!total)(?P<a>.+?)(?:_step)?|l1_norm/grad/(?!global)(?P<b>.+)", re.IGNORECASE
     ),
 }
-_GROUP = re.compile(r"(?P<whole>grad_norm_(?:l1|l2|dual)|lr)/group:(?P<group>.*)", re.DOTALL)
-_RECORDED = frozenset({"clip_coefficient", "distance", "grad_dot_displacement", "lr_grad_sum_norm"})
+_GROUP = re.compile(rf"(?P<whole>grad_norm_(?:l1|l2|dual)|lr){GROUP}(?P<group>.*)", re.DOTALL)
+_RECORDED = frozenset({CLIP, *TRAVEL})
 """What `refine.torch.GradNormRecorder` logs beside norms, rates and losses; by these very names in any log."""
 
 _LR_SCALED = re.compile(r"(?:.*/)?lr\(1e-(?P<power>\d)\)")

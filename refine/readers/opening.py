@@ -145,6 +145,11 @@ class Log:
 
     def lines(self) -> Iterator[str]:
         """Lines of text without their end, terminal colours and overwritten progress bars; for consoles."""
+        for line in self.raw_lines():
+            yield plain(line.decode("utf-8", errors="replace").rstrip("\r\n")).rsplit("\r", 1)[-1]
+
+    def raw_lines(self) -> Iterator[bytes]:
+        """Lines with their end, none too long; tells how far it is."""
         done = 0
         with open(self.path, "rb") as stream:
             while line := stream.readline(MAX_LINE + 1):
@@ -153,7 +158,7 @@ class Log:
                 done += len(line)
                 if done % 2**20 < len(line):
                     self.report(done)
-                yield plain(line.decode("utf-8", errors="replace").rstrip("\r\n")).rsplit("\r", 1)[-1]
+                yield line
 
     def read_json_text(self) -> str:
         """All of a JSON document."""

@@ -18,45 +18,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import recorded
 from ..errors import RefineError
 from ..files import printable
 from ..hygiene import UNDONE, last_of_each_step, match
 from ..norms import Travel
+from ..recorded import CLIP, TRAVEL
 from . import json_text
 from .base import Column, Facts, Format, ReadOptions, Records, planned
 from .columns import lr_scale
 from .gather import Rows, number
-from .opening import MAX_LINE, Log
+from .opening import Log
 from .settings import pick
 
-__all__ = ["CLIP", "FORMAT", "as_clipped", "travelled"]
-
-CLIP = "clip_coefficient"
-
-_NAME = "refine-gradient-norms"
-_VERSION = 1
-_TRAVEL = ("distance", "grad_dot_displacement", "lr_grad_sum_norm")
+__all__ = ["FORMAT", "as_clipped", "travelled"]
 
 
 def _header(log: Log) -> dict[str, Any] | None:
     """The header object; None for any other log."""
     line = log.first_line
-    if not line.startswith(("{", "# {")) or _NAME not in line:
+    if not line.startswith(("{", "# {")) or recorded.FORMAT not in line:
         return None
     try:
         value = json_text.parse(line.removeprefix("# "))
     except (ValueError, RefineError):
         return None
-    return value if isinstance(value, dict) and value.get("format") == _NAME else None
+    return value if isinstance(value, dict) and value.get("format") == recorded.FORMAT else None
 
 
 def _read(log: Log, options: ReadOptions) -> Records:
     header = _header(log) or {}
     version = header.get("format_version")
-    if version != _VERSION:
+    if version != recorded.FORMAT_VERSION:
         raise RefineError(
-            f"the log has format version {printable(repr(version), limit=40)} and this refine reads {_VERSION}; "
-            "upgrade lr-refine"
+            f"the log has format version {printable(repr(version), limit=40)} and this refine reads "
+            f"{recorded.FORMAT_VERSION}; upgrade lr-refine"
         )
     is_csv = log.first_line.startswith("#")
     run = _Run(Rows(options))
@@ -95,7 +91,7 @@ class _Run:
         """Take one line in; None is one that cannot be read."""
         self.last_bad = row is None
         self.unreadable += row is None
-        if row is None or row.get("format") == _NAME:
+        if row is None or row.get("format") == recorded.FORMAT:
             return
         step = number(row.get("step"))
         if step is not None and number(row.get("resumed")):
@@ -194,9 +190,9 @@ def travelled(
     records: Records, steps_of: Callable[[Column], NDArray[np.float64]], rate: Column | None, loss: Column | None
 ) -> Travel | None:
     """How far the run had come, at the steps that hold all three columns of it; None where there are none."""
-    columns = [_column(name, records) for name in _TRAVEL]
+    columns = [_column(name, records) for name in TRAVEL]
     logged = [last_of_each_step(steps_of(column), column.values) for column in columns if column is not None]
-    if len(logged) < len(_TRAVEL):
+    if len(logged) < len(TRAVEL):
         return None
     steps = reduce(np.intersect1d, (at for at, _ in logged))
     if not steps.size:
@@ -218,15 +214,8 @@ def _is_norm(name: str) -> bool:
 
 def _whole_lines(log: Log) -> Iterator[str | None]:
     """Lines without their end; None for a last one that has none yet: its last number may be cut."""
-    done = 0
-    with open(log.path, "rb") as stream:
-        while line := stream.readline(MAX_LINE + 1):
-            if len(line) > MAX_LINE:
-                raise RefineError(f"a line is longer than {MAX_LINE >> 20} MiB; name a log with a row per line")
-            done += len(line)
-            if done % 2**20 < len(line):
-                log.report(done)
-            yield line.decode("utf-8", errors="replace").rstrip("\r\n") if line.endswith(b"\n") else None
+    for line in log.raw_lines():
+        yield line.decode("utf-8", errors="replace").rstrip("\r\n") if line.endswith(b"\n") else None
 
 
 FORMAT = Format(

@@ -21,16 +21,14 @@ from typing import Any
 
 from ..errors import RefineError
 from ..files import printable
+from ..recorded import FORMAT, FORMAT_VERSION
 
 try:
     import fcntl
 except ImportError:  # Windows: two writers are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "LogFile"]
-
-FORMAT = "refine-gradient-norms"
-FORMAT_VERSION = 1
+__all__ = ["LogFile"]
 
 _OPEN: weakref.WeakSet[LogFile] = weakref.WeakSet()
 

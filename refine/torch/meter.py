@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .device import double
+from ..recorded import GROUP
 from .sharding import is_split, local, processes, share
-from .sums import Sum, both_sums, dense, dot, own_squared_norm, second_moment, square_sum, wide
+from .sums import Sum, both_sums, dense, dot, double, own_squared_norm, second_moment, square_sum, wide
 
 __all__ = ["Meter", "OwnNorm", "group_names"]
 
@@ -89,7 +89,7 @@ class Meter:
     @property
     def parts(self) -> list[str]:
         """Ends of the names of the sums: one for all parameters, or one a group."""
-        return [f"/group:{name}" for name in group_names(self._optimizer.param_groups)] if self._per_group else [""]
+        return [f"{GROUP}{name}" for name in group_names(self._optimizer.param_groups)] if self._per_group else [""]
 
     @property
     def sums(self) -> list[str]:

@@ -23,8 +23,9 @@ from torch.optim import Optimizer
 from .. import __version__
 from ..errors import RefineError, RefineWarning
 from ..files import printable
+from ..recorded import CLIP, GROUP, TRAVEL
 from ..schedule import check_count
-from .device import capturing
+from .hooks import capturing, innermost
 from .log_file import LogFile
 from .meter import Meter, OwnNorm
 from .ring import Ring
@@ -137,8 +138,7 @@ class GradNormRecorder:
         process_group: Any = None,
         buffer_steps: int = 128,
     ) -> None:
-        while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-            optimizer = inner  # that of accelerate wraps another one
+        optimizer = innermost(optimizer)
         if not isinstance(optimizer, Optimizer):
             raise RefineError(f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer")
         if scaler is not None and not hasattr(scaler, "is_enabled"):
@@ -426,17 +426,17 @@ class GradNormRecorder:
             "grad_norm_l1": sum(l1.values()),
             "grad_norm_l2": whole**0.5,
             "grad_norm_dual": (sum(own.values()) or math.nan) / factor if complete else math.nan,
-            "clip_coefficient": factor,
+            CLIP: factor,
             "lr": known(f"lr{self._parts[0]}"),
             "loss": known("loss"),
             "skipped": 1 if skipped else math.nan,
             "resumed": 1 if row.resumed else math.nan,
         }
         if self._every is not None:
-            line |= dict.fromkeys(("distance", "grad_dot_displacement", "lr_grad_sum_norm"), math.nan)
+            line |= dict.fromkeys(TRAVEL, math.nan)
         if found("sum"):
-            line |= {"distance": found("distance") ** 0.5, "grad_dot_displacement": found("dot")}
-            line |= {"lr_grad_sum_norm": found("sum") ** 0.5}
+            travel = found("distance") ** 0.5, found("dot"), found("sum") ** 0.5
+            line |= dict(zip(TRAVEL, travel, strict=True))
         for p in self._parts if self._per_group else ():
             line |= {f"grad_norm_l1{p}": l1[p], f"grad_norm_l2{p}": square[p] ** 0.5}
             line |= {f"grad_norm_dual{p}": (own[p] or math.nan) / factor, f"lr{p}": known(f"lr{p}")}
@@ -472,7 +472,7 @@ class GradNormRecorder:
             "planned_steps": self._planned,
             "processes": processes(),
             "settings": settings,
-            **({"groups": [part.removeprefix("/group:") for part in self._parts]} if self._per_group else {}),
+            **({"groups": [part.removeprefix(GROUP) for part in self._parts]} if self._per_group else {}),
         }
 
     def _fail(self, error: Exception) -> None:

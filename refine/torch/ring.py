@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .device import double
 from .sharding import all_reduce
-from .sums import Sum
+from .sums import Sum, double
 
 __all__ = ["Ring"]
 
@@ -35,11 +34,6 @@ class Ring:
         self._sums = sums
         self._half = 0
         self._sent: Any = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the ring on its device."""
-        return self._halves.nbytes
 
     def put(self, row: int, column: int, value: Sum) -> None:
         """Write a sum, or several from a column on, into the half that is being filled."""

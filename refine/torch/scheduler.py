@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 from ..errors import RefineError, RefineWarning
 from ..files import printable
 from ..schedule import Schedule, check_count
-from .device import capturing
+from .hooks import capturing, innermost
 
 __all__ = ["ScheduleLR"]
 
@@ -292,9 +292,7 @@ class ScheduleLR(LRScheduler):
 
     def _register(self) -> None:
         """Hook into the optimizer, weakly: it must not keep the scheduler alive, nor be copied with it."""
-        target = self.optimizer
-        while isinstance(getattr(target, "optimizer", None), Optimizer):  # a wrapper, such as accelerate's
-            target = target.optimizer  # type: ignore[attr-defined]
+        target = innermost(self.optimizer)
         try:
             handles = (
                 target.register_step_pre_hook(_untraced(_weakly(self._before_update))),
@@ -366,17 +364,17 @@ class ScheduleLR(LRScheduler):
         if max(steps, updates) < enough:
             return
         self._compared = True
-        self._mismatch = steps > 1.5 * updates or (self._alone and updates - 1 > 1.5 * steps)
+        remedy = ""
         if steps > 1.5 * updates:
-            self._warn(
-                f"the schedule was stepped {steps:,} times in {updates:,} optimizer updates; step it once per update: "
-                "not per batch of an accumulation, nor through accelerator.prepare, which steps it once per process"
+            remedy = (
+                "step it once per update: not per batch of an accumulation, nor through accelerator.prepare, which "
+                "steps it once per process"
             )
         elif self._alone and updates - 1 > 1.5 * steps:
-            self._warn(
-                f"the schedule was stepped {steps:,} times in {updates:,} optimizer updates; step it after every "
-                "update, not once an epoch"
-            )
+            remedy = "step it after every update, not once an epoch"
+        if remedy:
+            self._mismatch = True
+            self._warn(f"the schedule was stepped {steps:,} times in {updates:,} optimizer updates; {remedy}")
 
     @staticmethod
     def _warn(text: str, stacklevel: int = 5) -> None:  # the caller of step()

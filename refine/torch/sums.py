@@ -15,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .device import double
-
-__all__ = ["Sum", "both_sums", "dense", "dot", "own_squared_norm", "second_moment", "square_sum", "wide"]
+__all__ = ["Sum", "both_sums", "dense", "dot", "double", "own_squared_norm", "second_moment", "square_sum", "wide"]
 
 Sum: TypeAlias = "Tensor | NDArray[np.float64]"
 """One sum, of no dimensions, or several, of shape (k,)."""
@@ -153,6 +151,11 @@ def dense(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
+
+
+def double(device: torch.device) -> torch.dtype:
+    """Float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def wide(tensor: Tensor) -> Tensor:
