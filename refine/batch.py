@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,13 +14,12 @@ from .analysis import Refinement, refined_schedule
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
 from .files import printable
+from .parallel import parallel
 from .pool import pool
 from .readers import ReadOptions, read_groups, read_logs
 from .readers.base import SeveralRuns
 
-__all__ = ["ENGINES", "FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names"]
-
-ENGINES = ("local", "dask", "ray")
+__all__ = ["FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names"]
 
 FIELDS = (
     "points",
@@ -113,7 +111,7 @@ def fit_each(
             raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
         found = [_rows(*task) for task in tasks]
     else:
-        with _engine(engine, address, jobs):
+        with parallel(engine, address, jobs):
             found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
     return [
         {
@@ -244,43 +242,3 @@ def _found(result: Refinement, folder: str, force: bool, plot: bool) -> dict[str
     found = result.to_dict()
     found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
     return {name: found[name] for name in FIELDS}
-
-
-@contextlib.contextmanager
-def _engine(engine: str, address: str | None, jobs: int | None) -> Iterator[None]:
-    """Run joblib on this machine or on a cluster."""
-    import joblib
-
-    if engine == "local":
-        if address is not None:
-            raise RefineError("--address is for --engine dask or ray; leave it out, or choose one")
-        with joblib.parallel_config("loky", n_jobs=jobs or -1):
-            yield
-        return
-    missing = RefineError(f"--engine {engine} is not installed: pip install 'lr-refine[{engine}]'")
-    if engine == "dask":
-        try:
-            from distributed import Client
-        except ImportError:
-            raise missing from None
-        try:
-            client = Client(address, timeout="10s")  # without an address: a cluster of this machine
-        except (OSError, ValueError) as error:
-            raise RefineError(
-                f"no Dask scheduler answers at {printable(address)} ({printable(error)}); check --address"
-            ) from None
-        with client, joblib.parallel_config("dask", n_jobs=jobs or -1):
-            yield
-        return
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise missing from None
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    try:
-        register_ray()
-        with joblib.parallel_config("ray", n_jobs=jobs or -1):
-            yield
-    finally:
-        ray.shutdown()
