@@ -42,9 +42,7 @@ def parallel(engine: str, address: str | None, jobs: int | None) -> Iterator[Non
         try:
             client = Client(address, timeout="10s")  # without an address: a cluster of this machine
         except (OSError, ValueError) as error:
-            raise RefineError(
-                f"no Dask scheduler answers at {printable(address)} ({printable(error)}); check --address"
-            ) from None
+            raise _silent("Dask scheduler", address, error) from None
         with client, joblib.parallel_config("dask", n_jobs=jobs or -1):
             yield
         return
@@ -53,10 +51,18 @@ def parallel(engine: str, address: str | None, jobs: int | None) -> Iterator[Non
         from ray.util.joblib import register_ray
     except ImportError:
         raise missing from None
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    except Exception as error:  # of many kinds: ConnectionError, RuntimeError for other versions, gRPC's own
+        raise _silent("Ray cluster", address, error) from None
     try:
         register_ray()
         with joblib.parallel_config("ray", n_jobs=jobs or -1):
             yield
     finally:
         ray.shutdown()
+
+
+def _silent(what: str, address: str | None, error: Exception) -> RefineError:
+    where = "on this machine" if address is None else f"at {printable(address)}"
+    return RefineError(f"no {what} answers {where} ({printable(error)}); check --address")

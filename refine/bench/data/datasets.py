@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ...errors import RefineError
+from ...files import printable
 from .collection import DATASETS, Content, DataSet
 from .parsers import Images, Table
 from .sources import AbsentDataError, cache_folder, scratch
@@ -94,6 +94,10 @@ def _content(data: DataSet) -> Content:
         content = data.loader()
     except AbsentDataError as error:
         raise AbsentDataError(f"data set {data.name!r} is absent: {error}") from None
+    except RefineError:
+        raise
+    except Exception as error:  # what the readers of damaged files raise is not to be listed
+        raise _damaged(data, cache_folder() / "packages", error, "fetch") from None
     _check(data, content, f"its source has other data now; delete {cache_folder() / 'packages'} to fetch it again")
     with scratch() as folder:
         np.savez_compressed(folder / cached.name, **_arrays(content))
@@ -123,7 +127,12 @@ def _read(data: DataSet, path: Path) -> Content:
             if data.kind is Table:
                 return Table(file["x"], file["y"], int(file["y"].max()) + 1)
             return Images(**file) if data.kind is Images else file["text"].tobytes()
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise RefineError(
-            f"data set {data.name!r}: {path} cannot be read ({error}); delete it to make it again"
-        ) from None
+    except Exception as error:  # single flipped bits gave some ten kinds
+        raise _damaged(data, path, error, "make") from None
+
+
+def _damaged(data: DataSet, path: Path, error: Exception, verb: str) -> RefineError:
+    reason = printable(f"{type(error).__name__}: {error}")
+    return RefineError(
+        f"data set {data.name!r} ({data.source}): {path} cannot be read ({reason}); delete it to {verb} it again"
+    )

@@ -171,9 +171,63 @@ def test_a_broken_cache_is_refused(own, part):
     path = cache_folder() / "own.npz"
     path.write_bytes(path.read_bytes()[:part])
     with pytest.raises(
-        RefineError, match=r"data set 'own': .*own\.npz cannot be read \(.*\); delete it to make it again"
+        RefineError,
+        match=r"data set 'own' \(of the test\): .*own\.npz cannot be read \(.*\); delete it to make it again",
     ):
         load_table("own")
+
+
+def test_flipped_bits_of_the_cache_give_the_same_or_one_line(own):
+    own(SMALL)
+    load_table("own")
+    path = cache_folder() / "own.npz"
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    said = []
+    for place, bit in zip(rng.integers(len(content), size=200), rng.integers(8, size=200), strict=True):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(bit)
+        path.write_bytes(damaged)
+        try:
+            assert rows(load_table("own")) == rows(SMALL)
+        except RefineError as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert all(
+        t.startswith("data set 'own' ") and t.endswith(("it to make it again", f"{path} to make it again"))
+        for t in said
+    )
+    assert not any("\n" in t for t in said)
+
+
+@pytest.mark.parametrize("error", [EOFError("cut"), StopIteration(), KeyError("A"), gzip.BadGzipFile("no gzip")])
+def test_a_damaged_package_is_one_line(own, error):
+    own(error, "0" * 64, Table)
+    for call in (load_table, available):
+        with pytest.raises(RefineError) as caught:
+            call("own")
+        assert not isinstance(caught.value, AbsentDataError)
+        assert str(caught.value) == (
+            f"data set 'own' (of the test): {cache_folder() / 'packages'} cannot be read "
+            f"({type(error).__name__}: {error}); delete it to fetch it again"
+        )
+
+
+def test_an_error_of_a_loader_keeps_its_line(own):
+    own(RefineError("a.gz: not an idx file; delete it"), "0" * 64, Table)
+    with pytest.raises(RefineError, match=r"^a\.gz: not an idx file; delete it$"):
+        load_table("own")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_a_cut_file_of_a_package(tmp_path, monkeypatch, cut):
+    monkeypatch.setenv("REFINE_BENCH_DATA", str(tmp_path))
+    folder = tmp_path / "packages" / "dataset-fashion-mnist"
+    folder.mkdir(parents=True)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{part}-ubyte.gz").write_bytes(gzip.compress(bytes(1000))[:cut])
+    with pytest.raises(RefineError, match=r"^data set 'fashion-mnist' .*packages cannot be read|not an idx file"):
+        load_images("fashion-mnist")
 
 
 def test_an_absent_set_is_skipped_by_name(own):
