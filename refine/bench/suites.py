@@ -1,0 +1,68 @@
+"""The suites: which problems, at which size, measured how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .data.collection import DATASETS
+from .data.parsers import Table
+from .deep import DEEP
+from .plan import Protocol
+from .problems import Optimizer, Problem, Scale
+
+if TYPE_CHECKING:
+    from .task import Task
+
+__all__ = ["SUITES", "Suite"]
+
+_UPDATES: Mapping[Scale, int] = {"smoke": 200, "cpu": 4000, "gpu": 16000}
+_RUNS_AT_ONCE: Mapping[Scale, int] = {"smoke": 600, "cpu": 600, "gpu": 5000}
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Problems that are measured and reported together."""
+
+    problems: tuple[Problem, ...]
+    protocol: Protocol
+    scale: Scale = "cpu"
+
+
+def _regression(name: str, scale: Scale, device: Any) -> Task:
+    from .convex import SoftmaxRegression
+    from .data.datasets import load_table
+
+    table = load_table(name)
+    return SoftmaxRegression(table.x, table.y, device)
+
+
+CONVEX = tuple(
+    Problem(
+        name,
+        name,
+        (Optimizer("sgd", "sgd", rate=0.25, betas=(0.0, 0.0)), Optimizer("adam", "adam", rate=0.03)),
+        _UPDATES,
+        _RUNS_AT_ONCE,
+        partial(_regression, name),
+    )
+    for name, data in DATASETS.items()
+    if data.kind is Table
+)
+
+SUITES: Mapping[str, Suite] = {
+    "smoke": Suite(
+        (
+            *(problem for problem in CONVEX if problem.name in ("digits", "iris")),
+            replace(DEEP[0], optimizers=DEEP[0].optimizers[:1]),
+        ),
+        Protocol((0, 1), (100, 101, 102, 103, 104), window=1, half_octaves=False),
+        "smoke",
+    ),
+    "convex": Suite(
+        CONVEX, Protocol((0, 1, 2, 3), (100, 101, 102, 103, 104, 105, 106, 107), window=2, half_octaves=True)
+    ),
+    "deep": Suite(DEEP, Protocol((0, 1), (100, 101, 102, 103, 104), window=1, half_octaves=True)),
+}
