@@ -1,0 +1,114 @@
+"""The first sentences of the report, computed from the numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from . import document as doc
+from .prediction import HARM, evidence, flag_columns, leave_one_out, spearman, telling
+from .statistics import BASELINE, NULL, Arm, hindsight, of_cells, summary, verdict
+from .words import FAMILIES, percent, plus_minus, suites
+
+__all__ = ["KEY_METHODS", "PUBLISHED", "REFINED", "UNGUARDED", "headline"]
+
+REFINED, PUBLISHED, UNGUARDED = "refined(linear)", "paper(linear)", "unguarded(linear)"
+
+KEY_METHODS = (REFINED, PUBLISHED, UNGUARDED, "cosine", "wsd")
+"""Drawn problem by problem."""
+
+_SIGN = "\u00a0%"
+_LEAST_PROBLEMS = 3
+
+
+def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame) -> list[doc.Block]:
+    """A few sentences: does refinement beat linear decay, when not, what predicts it, what could be won."""
+    parts: dict[str, list[str]] = {}
+    arms = [Arm(*a) for a in differences.columns if a[2] == BASELINE.rates and a[1] != "fixed"]
+    for suite in suites(found):
+        for family, shown in FAMILIES.items():
+            own = found[(found["suite"] == suite) & (found["family"] == family)]
+            if own.empty:
+                continue
+            for kind, text in (
+                ("guarded", _against(own, REFINED, NULL)),
+                ("published", _against(own, PUBLISHED)),
+                *_flags(evidence(own, logs, UNGUARDED)),
+                ("hindsight", _gain(hindsight(of_cells(differences, own), arms)["gain"])),
+            ):
+                if text:
+                    parts.setdefault(kind, []).append(f"{suite} {shown} {text}")
+    texts = tuple(f"{start}: {'; '.join(parts[kind])}." for kind, start in _STARTS.items() if kind in parts)
+    return [doc.Items(texts)] if texts else []
+
+
+_STARTS = {
+    "guarded": f"{REFINED}, as refine does it (guarded), was better / tied / worse than tuned linear decay in",
+    "published": f"{PUBLISHED}, as published, was better / tied / worse in",
+    "predictor": f"Rank correlation of rho of the log with what {UNGUARDED} loses to linear decay",
+    "rule": "Refined beyond a threshold of rho, chosen on the other problems, did better than linear decay everywhere",
+    "no rule": "No threshold of rho, chosen on the other problems, did better than linear decay everywhere",
+    "told": f"Whether {UNGUARDED} loses more than {HARM:g}{_SIGN} to linear decay, by a threshold of rho chosen on the "
+    "other problems",
+    "hindsight": "The best of all swept methods, chosen in hindsight, would gain over linear decay",
+}
+
+
+def _against(found: pd.DataFrame, method: str, null: str = "") -> str:
+    """Wins, ties, losses, median and worst; beside them those of a control."""
+    own, control = (
+        found[(found["method"] == name) & (found["rates"] == BASELINE.rates) & (found["warmup"] != "fixed")]
+        for name in (method, null)
+    )
+    if own.empty:
+        return ""
+    s = summary(own).iloc[0]
+    noise = "" if control.empty else f"; linear decay tuned again on other seeds: {_score(control)}"
+    return f"{_score(own)} cells (median {percent(s['median'])}{_SIGN}, worst {percent(s['worst'])}{_SIGN}{noise})"
+
+
+def _score(own: pd.DataFrame) -> str:
+    s = summary(own).iloc[0]
+    return f"{s['wins']:.0f} / {s['ties']:.0f} / {s['losses']:.0f}"
+
+
+def _flags(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """How well rho predicts the excess, which flag does better, and what linear decay where rho says so would give."""
+    every = {name: spearman(frame[name], frame["excess"]) for name in flag_columns(frame)}
+    known = {name: association for name, association in every.items() if association is not None}
+    texts = []
+    if "rho" in known:
+        best = max(known, key=lambda name: abs(known[name].value))
+        rho = known["rho"]
+        other = f"; {best} {known[best].value:+.2f}" if abs(known[best].value) > abs(rho.value) else ""
+        texts.append(("predictor", f"{rho.value:+.2f} (p {rho.p:.1g}{other})"))
+    if "rho" in frame and frame["problem"].nunique() >= _LEAST_PROBLEMS:
+        problems = list(frame["problem"])
+        after, _ = leave_one_out(frame["rho"], frame["excess"], problems)
+        texts.append(_rule(after, frame))
+        if (told := telling(frame["rho"], frame["excess"], problems)) is not None:
+            shown = f"told right {told.right} of {told.n} (balanced {100 * told.balanced:.0f}{_SIGN}"
+            texts.append(("told", f"{shown}; always the same: 50{_SIGN})"))
+    return texts
+
+
+def _rule(after: NDArray[np.float64], frame: pd.DataFrame) -> tuple[str, str]:
+    """What a rule gains over linear decay everywhere, if by more than two standard errors (over problems)."""
+    mean, error, always = float(after.mean()), math.nan, frame["excess"]
+    if math.isfinite(mean):
+        each = pd.Series(after).groupby(frame["problem"].to_numpy()).mean().to_numpy(dtype=np.float64)
+        error = float(each.std(ddof=1)) / math.sqrt(each.size)
+    shown = (
+        f"(mean {plus_minus(mean, error)}{_SIGN}, worst {percent(after.max())}{_SIGN}; "
+        f"always refined {percent(always.mean())} and {percent(always.max())}{_SIGN})"
+    )
+    return "rule" if verdict(mean, error) == "win" else "no rule", shown
+
+
+def _gain(gain: pd.Series[float]) -> str:
+    if gain.empty:
+        return ""
+    return f"{percent(gain.median())}{_SIGN} in the median, {percent(gain.max())}{_SIGN} at most"
