@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import Number, log_options, smoothing_option
+from .options import Number, engine_options, log_options, smoothing_option
 from .output import output_options, write
 from .progress import reading
 
@@ -35,15 +35,7 @@ from .progress import reading
 @output_options("refined")
 @click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")
 @click.option("--per-group", is_flag=True, help="Fit every param group in LOG, into a folder of its own below --out.")
-@click.option("--jobs", type=click.IntRange(min=1), help="With --each: processes.  [default: as many as cores]")
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "dask", "ray"]),
-    default="local",
-    show_default=True,
-    help="With --each: where the work is done.",
-)
-@click.option("--address", metavar="URL", help="With --engine dask or ray: the cluster's scheduler.")
+@engine_options("With --each: ")
 def fit(
     logs: tuple[str, ...],
     prior_schedule: str | None,

@@ -10,6 +10,7 @@ import click
 from refine import __version__
 from refine.errors import RefineError
 
+from .bench import bench
 from .compare import compare
 from .continue_run import continue_run
 from .convert import convert
@@ -63,5 +64,6 @@ for command in (
     convert,
     formats,
     families,
+    bench,
 ):
     main.add_command(command)

@@ -77,3 +77,26 @@ def smoothing_option(command: Command) -> Command:
         show_default=True,
         help="Width of the running median, as a fraction of the points.",
     )(command)
+
+
+def engine_options(when: str = "") -> Callable[[Command], Command]:
+    """Where work that comes in many pieces is done; ``when`` says what the options go with."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--address", metavar="URL", help=f"{when}Scheduler of the Dask or Ray cluster."),
+            click.option(
+                "--engine",
+                type=click.Choice(["local", "dask", "ray"]),
+                default="local",
+                show_default=True,
+                help=f"{when}Processes of this machine, or a cluster.",
+            ),
+            click.option(
+                "--jobs", type=click.IntRange(min=1), help=f"{when}Number of processes.  [default: as many as cores]"
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add

@@ -100,19 +100,13 @@ def run_suite(
         fine = {problem.name for problem in problems}
         store.note(skipped=json.dumps({k: v for k, v in (earlier | skipped).items() if k not in fine}))
         store.note(**_machine(scale, store.meta))
-        fits: dict[tuple[str, str], dict[tuple[str, str], Refinement]] = {
-            (problem.name, optimizer.name): {} for problem in problems for optimizer in problem.optimizers
-        }
+        todo: list[tuple[Problem, Optimizer, dict[tuple[str, str], Refinement]]] = [
+            (problem, optimizer, {}) for problem in problems for optimizer in problem.optimizers
+        ]
         count, started = 0, time.perf_counter()
-        while unfinished := [
-            cell
-            for problem in problems
-            for optimizer in problem.optimizers
-            if (kept := fits.get((problem.name, optimizer.name))) is not None
-            and (cell := _cell(store, suite, scale, problem, optimizer, kept)).missing
-        ]:
-            fits = {key: fits[key] for cell in unfinished if (key := (cell.problem.name, cell.optimizer.name))}
-            batches = [batch for cell in unfinished for batch in _batches(cell, scale)]
+        while found := [(parts, cell) for parts in todo if (cell := _cell(store, suite, scale, *parts)).missing]:
+            todo = [parts for parts, _ in found]
+            batches = [batch for _, cell in found for batch in _batches(cell, scale)]
             # The longest first, so that no process is left alone with one.
             batches.sort(key=lambda batch: batch.size * batch.problem.steps[scale], reverse=True)
             count += 1

@@ -1,0 +1,177 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from refine.cli.main import main
+
+from refine.bench.reporting.results import Results, load
+from refine.bench.store import Store
+
+from .reporting.synthetic import results
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say which suite: --suite smoke|convex|deep|paper, or refine bench report STORE"),
+        (("--suite", "all"), "'all' is not one of 'smoke', 'convex', 'deep', 'paper'"),
+        (("--suite", "paper"), "--suite paper needs the folder of the paper's logs: --logs DIR"),
+        (("--suite", "smoke", "--logs", "x"), "--logs, --out and --force go with --suite paper; leave them out"),
+        (("--suite", "paper", "--logs", "x", "--store", "s"), "--suite paper trains nothing: leave --store out"),
+        (("--suite", "paper", "--logs", "x", "--only", "dna"), "--suite paper trains nothing: leave --only out"),
+        (("--suite", "paper", "--logs", "x", "--engine", "dask"), "--suite paper trains nothing: leave --engine out"),
+        (("--suite", "smoke", "--out", "x"), "--logs, --out and --force go with --suite paper; leave them out"),
+        (("--suite", "smoke", "report", "s"), "--suite is for refine bench itself; leave it out, or the command"),
+        (("--only", "iris", "report", "s"), "--only is for refine bench itself; leave it out, or the command"),
+        (("--store", "x", "report", "s"), "--store is for refine bench itself"),
+        (("--scale", "cpu", "report", "s"), "--scale is for refine bench itself"),
+        (("--engine", "local", "report", "s"), "--engine is for refine bench itself"),
+        (("--jobs", "1", "report", "s"), "--jobs is for refine bench itself"),
+        (("--address", "x", "report", "s"), "--address is for refine bench itself"),
+        (("--logs", "x", "report", "s"), "--logs is for refine bench itself"),
+        (("--out", "x", "report", "s"), "--out stands before report; put it behind"),
+        (("--force", "report", "s"), "--force stands before report; put it behind"),
+        (("report",), "Missing argument 'STORE...'"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...], said: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = call(*arguments)
+    assert code == 2
+    assert said in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--suite", "smoke", "--only", "cats"), "problem 'cats' is not in this suite; it has iris, digits"),
+        (("--suite", "smoke", "--only", "iris", "--address", "x"), "--address is for --engine dask or ray"),
+        (("report", "nothing.sqlite"), "nothing.sqlite is no file; name the store of a suite"),
+        (("--suite", "paper", "--logs", "nowhere"), "nowhere"),
+    ],
+)
+def test_errors_are_one_line(arguments: tuple[str, ...], said: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = call(*arguments)
+    assert code == 1
+    assert output.startswith("Error: ")
+    assert said in output
+    assert len(output.splitlines()) == 1
+
+
+def test_a_store_of_another_definition_is_not_reported(tmp_path) -> None:
+    path = tmp_path / "s.sqlite"
+    Store(path, {"suite": "smoke", "scale": "smoke", "definition": "old"}).close()
+    code, output = call("report", str(path), "-o", str(tmp_path / "out"))
+    assert code == 1
+    assert "as another version of refine defines it" in output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def stores(tmp_path, monkeypatch):
+    """Makes stores whose results are made up: of a suite, at a scale."""
+    monkeypatch.chdir(tmp_path)
+
+    def gathered(store: Store) -> Results:
+        found = results(store.meta["suite"], problems=2, seeds=2)
+        return replace(found, meta={**found.meta, "scale": store.meta["scale"]})
+
+    monkeypatch.setattr("refine.bench.gather.gather", gathered)
+
+    def make(*pairs: tuple[str, str]) -> list[str]:
+        names = [f"{i}.sqlite" for i, _ in enumerate(pairs)]
+        for name, (suite, scale) in zip(names, pairs, strict=True):
+            Store(name, {"suite": suite, "scale": scale}).close()
+        return names
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("suite", "scale", "folder"),
+    [
+        ("smoke", "smoke", "smoke"),
+        ("smoke", "cpu", "smoke-cpu"),
+        ("convex", "cpu", "convex"),
+        ("deep", "gpu", "deep-gpu"),
+    ],
+)
+def test_results_are_kept_by_suite_and_scale(stores, suite: str, scale: str, folder: str) -> None:
+    code, output = call("report", *stores((suite, scale)), "-o", "out")
+    assert code == 0, output
+    assert {"report.md", "report.html", "results"} <= {path.name for path in Path("out").iterdir()}
+    assert [path.name for path in Path("out/results").iterdir()] == [folder]
+    assert load(f"out/results/{folder}").meta["scale"] == scale
+    printed = [line.split()[1] for line in output.splitlines()]
+    assert printed
+    assert all(Path(name).parent == Path("out") and Path(name).is_file() for name in printed)
+    assert call("report", f"out/results/{folder}", "-o", "again")[0] == 0
+    assert Path("again/report.md").read_bytes() == Path("out/report.md").read_bytes()
+
+
+def test_an_earlier_report_is_replaced_by_force_alone(stores) -> None:
+    names = stores(("convex", "cpu"))
+    Path("out/results/convex").mkdir(parents=True)
+    Path("out/results/convex/runs.csv.gz").write_text("old")
+    code, output = call("report", *names, "-o", "out")
+    assert code == 1
+    assert "runs.csv.gz exists; choose another place, or overwrite it (--force)" in output
+    assert [str(path) for path in Path("out").rglob("*") if path.is_file()] == ["out/results/convex/runs.csv.gz"]
+    code, _ = call("report", *names, "-o", "out", "--force")
+    assert code == 0
+    assert load("out/results/convex").meta["suite"] == "convex"
+
+
+def test_two_stores_of_one_suite_are_refused(stores) -> None:
+    code, output = call("report", *stores(("convex", "gpu"), ("deep", "cpu"), ("convex", "gpu")), "-o", "out")
+    assert code == 1
+    assert output == "Error: 0.sqlite and 2.sqlite both hold convex-gpu; report one of them at a time\n"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("broken", ["nothing.sqlite", "empty"])
+def test_a_report_that_fails_writes_nothing(stores, broken: str) -> None:
+    Path("empty").mkdir()
+    code, output = call("report", *stores(("convex", "cpu")), broken, "-o", "out")
+    assert code == 1
+    assert len(output.splitlines()) == 1
+    assert broken in output
+    assert not Path("out").exists()
+
+
+def test_every_option_has_help() -> None:
+    code, output = call("--help")
+    assert code == 0
+    for option in main.commands["bench"].params:
+        assert getattr(option, "help", None), option.name
+    assert "refine bench report" in output
+
+
+def test_without_torch_the_report_works(tmp_path) -> None:
+    """The committed results are reported where only the analyzer is installed."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] == 'torch': raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from refine.cli.main import main\n"
+        f"main(['bench', 'report', {str(RESULTS / 'convex')!r}, '-o', {str(tmp_path / 'out')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "bench" / "results"
