@@ -169,7 +169,7 @@ def test_without_torch_the_report_works(tmp_path) -> None:
         "from refine.cli.main import main\n"
         f"main(['bench', 'report', {str(RESULTS / 'convex')!r}, '-o', {str(tmp_path / 'out')!r}])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "report.html").is_file()
 

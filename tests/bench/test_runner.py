@@ -67,7 +67,9 @@ def test_a_killed_suite_goes_on_and_ends_like_one_that_was_not(finished, tmp_pat
     path = tmp_path / "smoke.sqlite"
     command = [sys.executable, "-m", "refine.cli", "bench", "--suite", "smoke", "--store", str(path), "--jobs", "2"]
     command += ["--only", *ONLY]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         for _ in range(600):
             if path.exists() and len(losses_so_far(path)) > 150:

@@ -421,9 +421,15 @@ class TestCode:
         assert len(sources) > 40
         for path in sources:
             with open(path, "rb") as stream:
-                tokens = [token for token in tokenize.tokenize(stream.readline) if token.type == tokenize.NAME]
+                tokens = list(tokenize.tokenize(stream.readline))
             code = path.read_text()
-            assert not {token.string for token in tokens} & forbidden, path
+            names = {
+                token.string
+                for before, token in itertools.pairwise(tokens)
+                # optimizer.eval() of a package is no eval().
+                if token.type == tokenize.NAME and (before.string, token.string) != (".", "eval")
+            }
+            assert not names & forbidden, path
             assert "yaml.load(" not in code, path
             assert "allow_pickle=True" not in code, path
             assert all("allow_pickle=False" in call for call in re.findall(r"(?:np\.load|read_array)\([^\n]*", code)), (
