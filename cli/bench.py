@@ -73,12 +73,13 @@ def bench(
             raise click.UsageError(f"--suite paper trains nothing: leave --{given} out")
         if logs is None:
             raise click.UsageError("--suite paper needs the folder of the paper's logs: --logs DIR")
-        from refine.bench.parity import parity_markdown, parity_table
+        from refine.bench.parity import parity, parity_markdown, parity_table
         from refine.files import printable, write_files
 
-        click.echo(parity_table(Path(logs)))
+        rows = parity(logs)
+        click.echo(parity_table(rows))
         if out is not None:
-            write_files({Path(out): [parity_markdown(Path(logs))]}, force=force)
+            write_files({Path(out): [parity_markdown(rows)]}, force=force)
             click.echo(f"wrote     {printable(out)}")
         return
     if _given(context, _OF_PAPER):

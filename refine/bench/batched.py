@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .outcome import Log, Outcome
+from .outcome import Log, Outcome, finite
 from .problems import Optimizer
 from .task import Parameters, Task
 
@@ -83,8 +83,8 @@ def train(
     return [
         [
             Outcome(
-                _finite(train_losses[s, a]),
-                None if test_losses is None else _finite(test_losses[s, a]),
+                finite(train_losses[s, a]),
+                None if test_losses is None else finite(test_losses[s, a]),
                 seconds,
                 None if logs is None else Log(*logs[:, :, s, a].T),
             )
@@ -146,8 +146,3 @@ def _as(per_run: Tensor, value: Tensor) -> Tensor:
 
 def _per_run(value: Tensor) -> Tensor:
     return value.sum(dim=tuple(range(2, value.dim()))) if value.dim() > 2 else value
-
-
-def _finite(loss: Tensor) -> float:
-    found = float(loss)
-    return found if np.isfinite(found) else float("inf")

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import Refinement, refined_schedule
-from ..families import from_name
 from ..norms import GradientNorms, Source
 from .outcome import Log
 from .problems import Optimizer
@@ -111,8 +110,3 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
     return refined_schedule(norms, optimizer=optimizer.family, **_MODES[mode])
-
-
-def multiplier_of(schedule: str, total_steps: int) -> NDArray[np.float64]:
-    """Multipliers of a family's member."""
-    return from_name(schedule, total_steps).multiplier

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Log", "Outcome"]
+__all__ = ["Log", "Outcome", "finite"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,3 +34,9 @@ class Outcome:
     def loss(self) -> float:
         """What schedules are judged by: the loss on held-out data, on training data where there is no other."""
         return self.train_loss if self.test_loss is None else self.test_loss
+
+
+def finite(loss: SupportsFloat) -> float:
+    """A loss, or `inf` where it is not a finite number."""
+    found = float(loss)
+    return found if math.isfinite(found) else math.inf

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import math
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RefineError
-from .outcome import Outcome
+from .outcome import Outcome, finite
 from .problems import Optimizer
 
 if TYPE_CHECKING:
@@ -149,12 +148,7 @@ def train_package(
         method.eval()
     train_loss, test_loss = task.evaluate(stacked)
     seconds = time.perf_counter() - started
-    return Outcome(_finite(train_loss), None if test_loss is None else _finite(test_loss), seconds)
-
-
-def _finite(loss: Any) -> float:
-    found = float(loss)
-    return found if math.isfinite(found) else math.inf
+    return Outcome(finite(train_loss), None if test_loss is None else finite(test_loss), seconds)
 
 
 def _made(name: str, optimizer: Optimizer, groups: list[dict[str, Any]], rate: float, steps: int) -> Any:

@@ -157,14 +157,14 @@ def _exponent(h: NDArray[np.float64]) -> float:
     return float(fit.x)
 
 
-def parity_markdown(logs: str | os.PathLike[str]) -> str:
-    """Write the comparison as a page of the docs."""
-    return doc.to_markdown(_report(parity(logs)))
+def parity_markdown(rows: tuple[Row, ...]) -> str:
+    """Write the comparison of `parity` as a page of the docs."""
+    return doc.to_markdown(_report(rows))
 
 
-def parity_table(logs: str | os.PathLike[str]) -> str:
-    """Write the comparison for a terminal."""
-    return "\n\n".join(map(_text, _report(parity(logs))))
+def parity_table(rows: tuple[Row, ...]) -> str:
+    """Write the comparison of `parity` for a terminal."""
+    return "\n\n".join(map(_text, _report(rows)))
 
 
 def _text(block: doc.Heading | doc.Paragraph | doc.Items | doc.Table) -> str:

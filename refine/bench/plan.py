@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ..analysis import Refinement
 from ..errors import RefineError
-from .methods import BASELINE, METHODS, Method, fit, multiplier_of
+from ..families import from_name
+from .methods import BASELINE, METHODS, Method, fit
 from .outcome import Outcome
 from .packages import PACKAGES, unusable
 from .problems import Optimizer, Problem, Scale
@@ -172,7 +173,8 @@ class Cell:
         """Multipliers of a run, shape (T,)."""
         if log:
             return self.refinement(schedule, log).schedule.multiplier
-        return multiplier_of(PACKAGES[schedule].schedule if schedule in PACKAGES else schedule, self.steps)
+        text = PACKAGES[schedule].schedule if schedule in PACKAGES else schedule
+        return from_name(text, self.steps).multiplier
 
     def refinement(self, mode: str, log: str) -> Refinement:
         """Fit on a recorded run, named by its key, or by `Run.log`."""

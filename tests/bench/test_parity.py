@@ -99,7 +99,7 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path):
 
 def test_the_table_for_a_terminal(tmp_path):
     write_log(tmp_path / "gpt.csv", np.full(400, 2.0))
-    text = parity_table(tmp_path)
+    text = parity_table(parity(tmp_path))
     assert "curve                            schedule  warmup  difference  exponent  difference" in text
     assert "MRI, N = G                         figure   0.400                  0.90\n" in text
     (line,) = (line for line in text.splitlines() if line.startswith("GPT, N = G   ") and " paper  " in line)
@@ -111,7 +111,7 @@ def test_the_table_for_a_terminal(tmp_path):
 
 def test_the_page_escapes(tmp_path):
     write_log(tmp_path / "roberta_l1.csv", np.full(400, 2.0))
-    page = parity_markdown(tmp_path)
+    page = parity_markdown(parity(tmp_path))
     assert page.startswith("# The paper's schedules, recomputed\n")
     assert "roberta\\_l1.csv, 400 points" in page
     header = next(line for line in page.splitlines() if line.startswith("| curve |"))
@@ -123,7 +123,7 @@ def test_the_page_escapes(tmp_path):
 
 class TestTheLogs:
     def test_the_page_in_the_docs_is_what_comes_out(self, shared, root):
-        assert (root / "docs" / "bench" / "parity.md").read_text() == parity_markdown(shared / "logs")
+        assert (root / "docs" / "bench" / "parity.md").read_text() == parity_markdown(parity(shared / "logs"))
 
     def test_what_is_reproduced(self, shared):
         found = {row.published.name: row.readings[0] for row in parity(shared / "logs") if row.readings}

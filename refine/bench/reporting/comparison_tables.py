@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,24 +12,13 @@ from . import document as doc
 from . import figures
 from .headline import KEY_METHODS, REFINED
 from .prediction import NEAR_SEPARABLE, flags_by_cell
-from .statistics import ARM, BASELINE, CELL, NULL, Arm, hindsight, of_cells, ranking, summary
-from .words import FAMILIES, count, label, number, percent, plus_minus, slug, suites
+from .statistics import ARM, BASELINE, CELL, NULL, Arm, at_own_best, hindsight, of_cells, ranking, summary
+from .words import FAMILIES, Key, count, groups, label, number, percent, plus_minus, score, slug, suites
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["baseline", "each_problem", "oracle", "ranks", "wins"]
-
-Key = tuple[str, str]
-"""A suite and a family of optimizers."""
-
-
-def groups(frame: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
-    for suite in suites(frame):
-        for family in FAMILIES:
-            group = frame[(frame["suite"] == suite) & (frame["family"] == family)]
-            if len(group):
-                yield (suite, family), group
 
 
 def title(key: Key) -> str:
@@ -77,8 +65,7 @@ def wins(found: pd.DataFrame, logs: pd.DataFrame) -> list[doc.Block]:
                 elif arm in table:
                     s = table[arm]
                     better = int(s["wins"]) - int(s["losses"])
-                    score = f"{s['wins']:.0f} / {s['ties']:.0f} / {s['losses']:.0f}"
-                    row.append(doc.Cell(score, "win" if better > 0 else "loss" if better < 0 else ""))
+                    row.append(doc.Cell(score(s), "win" if better > 0 else "loss" if better < 0 else ""))
                     row += [percent(v) for v in (s["median"], s["worst"], means.get(arm, math.nan))]
                 else:
                     row += [""] * 4
@@ -94,7 +81,7 @@ def wins(found: pd.DataFrame, logs: pd.DataFrame) -> list[doc.Block]:
                 "a method whose wins, losses and spread are no larger is not told apart from linear decay."
             )
         blocks.append(doc.Paragraph(note))
-        swept = group[(group["rates"] == "swept") & (group["warmup"] != "fixed")]
+        swept = at_own_best(group)
         arms = _ordered(swept)
         columns = [swept.loc[(swept[ARM] == list(arm)).all(axis=1), "mean"].to_numpy() for arm in arms]
         ax = figures.plot_excess([label(arm.method) for arm in arms], columns)
@@ -150,7 +137,7 @@ def each_problem(found: pd.DataFrame) -> list[doc.Block]:
     """Differences of every method in every cell."""
     blocks: list[doc.Block] = [doc.Heading(2, "Problem by problem")]
     for key, group in groups(found):
-        swept = group[(group["rates"] == "swept") & (group["warmup"] != "fixed")]
+        swept = at_own_best(group)
         blocks += _pairs(key, swept)
         for what, part in (
             ("swept rates", swept),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from . import document as doc
 from .prediction import HARM, evidence, flag_columns, leave_one_out, spearman, telling
-from .statistics import BASELINE, NULL, Arm, hindsight, of_cells, summary, verdict
-from .words import FAMILIES, percent, plus_minus, suites
+from .statistics import BASELINE, NULL, Arm, at_own_best, hindsight, of_cells, summary, verdict
+from .words import FAMILIES, groups, percent, plus_minus, score
 
 __all__ = ["KEY_METHODS", "PUBLISHED", "REFINED", "UNGUARDED", "headline"]
 
@@ -28,19 +28,15 @@ def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame)
     """A few sentences: does refinement beat linear decay, when not, what predicts it, what could be won."""
     parts: dict[str, list[str]] = {}
     arms = [Arm(*a) for a in differences.columns if a[2] == BASELINE.rates and a[1] != "fixed"]
-    for suite in suites(found):
-        for family, shown in FAMILIES.items():
-            own = found[(found["suite"] == suite) & (found["family"] == family)]
-            if own.empty:
-                continue
-            for kind, text in (
-                ("guarded", _against(own, REFINED, NULL)),
-                ("published", _against(own, PUBLISHED)),
-                *_flags(evidence(own, logs, UNGUARDED)),
-                ("hindsight", _gain(hindsight(of_cells(differences, own), arms)["gain"])),
-            ):
-                if text:
-                    parts.setdefault(kind, []).append(f"{suite} {shown} {text}")
+    for (suite, family), own in groups(found):
+        for kind, text in (
+            ("guarded", _against(own, REFINED, NULL)),
+            ("published", _against(own, PUBLISHED)),
+            *_flags(evidence(own, logs, UNGUARDED)),
+            ("hindsight", _gain(hindsight(of_cells(differences, own), arms)["gain"])),
+        ):
+            if text:
+                parts.setdefault(kind, []).append(f"{suite} {FAMILIES[family]} {text}")
     texts = tuple(f"{start}: {'; '.join(parts[kind])}." for kind, start in _STARTS.items() if kind in parts)
     return [doc.Items(texts)] if texts else []
 
@@ -59,20 +55,12 @@ _STARTS = {
 
 def _against(found: pd.DataFrame, method: str, null: str = "") -> str:
     """Wins, ties, losses, median and worst; beside them those of a control."""
-    own, control = (
-        found[(found["method"] == name) & (found["rates"] == BASELINE.rates) & (found["warmup"] != "fixed")]
-        for name in (method, null)
-    )
+    own, control = (at_own_best(found[found["method"] == name]) for name in (method, null))
     if own.empty:
         return ""
     s = summary(own).iloc[0]
-    noise = "" if control.empty else f"; linear decay tuned again on other seeds: {_score(control)}"
-    return f"{_score(own)} cells (median {percent(s['median'])}{_SIGN}, worst {percent(s['worst'])}{_SIGN}{noise})"
-
-
-def _score(own: pd.DataFrame) -> str:
-    s = summary(own).iloc[0]
-    return f"{s['wins']:.0f} / {s['ties']:.0f} / {s['losses']:.0f}"
+    noise = "" if control.empty else f"; linear decay tuned again on other seeds: {score(summary(control).iloc[0])}"
+    return f"{score(s)} cells (median {percent(s['median'])}{_SIGN}, worst {percent(s['worst'])}{_SIGN}{noise})"
 
 
 def _flags(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from . import document as doc
 from . import figures
 from .headline import PUBLISHED, REFINED, UNGUARDED
 from .prediction import HARM, Cut, Telling, evidence, fixed, flag_columns, leave_one_out, spearman, telling
-from .statistics import BASELINE, Arm, hindsight, of_cells
+from .statistics import BASELINE, Arm, at_own_best, hindsight, of_cells
 from .words import FAMILIES, percent, slug, suites
 
 __all__ = ["flags"]
@@ -102,7 +102,7 @@ def _table(caption: str, frame: pd.DataFrame, found: pd.DataFrame, better: NDArr
         row = (name, known, *shown, *chosen, *_two(fixed(name, values, excess)), _in_use(name))
         rows.append((float(after.mean()), row))
     rows.sort(key=lambda pair: pair[0])
-    own = found[(found["method"] == REFINED) & (found["rates"] == "swept") & (found["warmup"] != "fixed")]
+    own = at_own_best(found[found["method"] == REFINED])
     guarded = own.loc[own["family"].isin(set(frame["family"])), "mean"].to_numpy(dtype=np.float64)
     n, harmed = excess.size, int((excess > HARM).sum())
     references = [

@@ -18,7 +18,7 @@ from .comparison_tables import baseline, each_problem, oracle, ranks, wins
 from .headline import headline
 from .prediction_tables import flags
 from .results import Results, load
-from .statistics import CELL, cells, confidence, paired
+from .statistics import CELL, at_own_best, cells, confidence, paired
 from .words import count, label, suites
 
 __all__ = ["build", "write_report"]
@@ -60,7 +60,7 @@ def build(results: Sequence[Results]) -> list[doc.Block]:
     costs = pd.concat([r.costs for r in results], ignore_index=True)
     differences = paired(runs)
     found = cells(differences)
-    main = found[(found["rates"] == "swept") & (found["warmup"] != "fixed")]
+    main = at_own_best(found)
     return [
         doc.Heading(1, "Learning-rate schedules, measured"),
         *headline(found, logs, differences),

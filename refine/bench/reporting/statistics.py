@@ -32,6 +32,7 @@ __all__ = [
     "NULL",
     "Arm",
     "Ranking",
+    "at_own_best",
     "cells",
     "confidence",
     "family",
@@ -182,6 +183,11 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         rows, columns=[*ARM, "cells", "wins", "ties", "losses", "mean", "median", "worst", "diverged"]
     ).set_index(ARM)
+
+
+def at_own_best(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `cells` at the swept rate, and with the tuned warmup where a method has any."""
+    return found[(found["rates"] == BASELINE.rates) & (found["warmup"] != "fixed")]
 
 
 def of_cells(differences: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

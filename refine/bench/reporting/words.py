@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-__all__ = ["FAMILIES", "count", "label", "number", "percent", "plus_minus", "slug", "suites"]
+__all__ = ["FAMILIES", "Key", "count", "groups", "label", "number", "percent", "plus_minus", "score", "slug", "suites"]
+
+Key = tuple[str, str]
+"""A suite and a family of optimizers."""
 
 FAMILIES = {"sgd": "SGD", "adam": "Adam family"}
 
@@ -14,6 +19,26 @@ FAMILIES = {"sgd": "SGD", "adam": "Adam family"}
 def suites(frame: pd.DataFrame) -> list[str]:
     """Suites of a table, by name."""
     return sorted(set(frame["suite"]))
+
+
+def groups(frame: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
+    """Rows of each suite and family of optimizers, where there are any."""
+    for suite in suites(frame):
+        for family in FAMILIES:
+            group = frame[(frame["suite"] == suite) & (frame["family"] == family)]
+            if len(group):
+                yield (suite, family), group
+
+
+def score(counts: Mapping[Any, float] | pd.Series[float]) -> str:
+    """Write a row of `refine.bench.reporting.statistics.summary` as wins / ties / losses.
+
+    Examples
+    --------
+    >>> score({"wins": 3, "ties": 1, "losses": 0})
+    '3 / 1 / 0'
+    """
+    return f"{counts['wins']:.0f} / {counts['ties']:.0f} / {counts['losses']:.0f}"
 
 
 def label(method: str, warmup: str = "") -> str:
