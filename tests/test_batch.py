@@ -130,7 +130,7 @@ def test_folder_names_are_different_and_harmless():
 def test_a_dask_cluster_gives_the_same(runs):
     distributed = pytest.importorskip("distributed")
     local = fit_each(runs, "local", ReadOptions(), {"optimizer": "sgd"}, plot=False)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         remote = fit_each(
             runs, "remote", ReadOptions(), {"optimizer": "sgd"}, plot=False, engine="dask", address=address

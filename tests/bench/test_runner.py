@@ -71,7 +71,7 @@ def test_a_killed_suite_goes_on_and_ends_like_one_that_was_not(finished, tmp_pat
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        for _ in range(600):
+        for _ in range(2400):
             if path.exists() and len(losses_so_far(path)) > 150:
                 break
             time.sleep(0.05)
@@ -107,7 +107,7 @@ def test_dask_loses_a_worker_and_no_run(finished, tmp_path) -> None:
     path = tmp_path / "smoke.sqlite"
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -120,16 +120,22 @@ def test_dask_loses_a_worker_and_no_run(finished, tmp_path) -> None:
 
         run_suite("smoke", path, only=ONLY, engine="dask", address=cluster.scheduler_address, progress=kill_one)
         assert not workers
-        ends = client.run_on_scheduler(count_ends)
+        finished_by_task, lost = client.run_on_scheduler(count_ends)
     assert plainly(path) == plainly(finished)
-    assert set(ends.values()) == {1}  # no batch was finished twice
+    # No batch was finished twice, but for those whose result went down with the worker before it was fetched.
+    assert finished_by_task <= Counter(finished_by_task.keys()) + lost
+    assert lost.total() < 10
 
 
-def count_ends(dask_scheduler) -> Counter:
-    """How often each task was finished."""
-    return Counter(
-        str(key) for key, start, end, *_ in dask_scheduler.transition_log if (start, end) == ("processing", "memory")
-    )
+def count_ends(dask_scheduler) -> tuple[Counter, Counter]:
+    """How often each task was finished, and how often its result went down with a worker."""
+    finished, lost = Counter(), Counter()
+    for key, start, end, _, why, *_ in dask_scheduler.transition_log:
+        if (start, end) == ("processing", "memory"):
+            finished[str(key)] += 1
+        elif start == "memory" and why.startswith("handle-worker-cleanup"):
+            lost[str(key)] += 1
+    return finished, lost
 
 
 def test_batches_are_rectangles_of_what_is_missing(finished) -> None:
