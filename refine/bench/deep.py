@@ -40,8 +40,6 @@ class Images:
         Pixels a side that become one at the entrance of the residual network.
     autoencoder : tuple of int
         Widths from the pixels to the narrowest layer.
-    stacked : bool
-        Whether several runs are trained as one tensor program; else one fills the device.
     """
 
     batch: int
@@ -50,12 +48,14 @@ class Images:
     blocks: int
     patch: int
     autoencoder: tuple[int, ...]
-    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A transformer: windows of an update, bytes that it sees, and its shape; ``stacked`` as of `Images`."""
+    """A transformer: windows of an update, bytes that it sees, its shape, and whether several runs are stacked.
+
+    Attention is fused where they are not: vmap cannot batch that.
+    """
 
     batch: int
     context: int
@@ -76,7 +76,7 @@ class Sizes:
 
 _SMALL_TEXT = Text(batch=8, context=32, width=32, layers=2, heads=2, stacked=True)
 _SMALL = Sizes(
-    Images(batch=32, cnn=(8, 16, 32), resnet=(8, 32), blocks=1, patch=4, autoencoder=(64, 32), stacked=True),
+    Images(batch=32, cnn=(8, 16, 32), resnet=(8, 32), blocks=1, patch=4, autoencoder=(64, 32)),
     shakespeare=_SMALL_TEXT,
     python=_SMALL_TEXT,
 )

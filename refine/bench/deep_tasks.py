@@ -61,22 +61,6 @@ class _Deep(NetworkTask):
         train, test = (self.mean_loss(parameters, batches) for batches in self.evaluated())
         return train, test
 
-    def gradients(self, parameters: Parameters, batch: tuple[Tensor, ...]) -> tuple[Tensor, Parameters]:
-        """As `NetworkTask.gradients`; where one run fills the device, one after the other."""
-        seeds, arms = next(iter(parameters.values())).shape[:2]
-        if self.sizes.stacked or seeds * arms == 1:
-            return super().gradients(parameters, batch)
-        losses = torch.empty(seeds, arms, device=self.device)
-        gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
-        for i in range(seeds):
-            for j in range(arms):
-                own = {name: value[i : i + 1, j : j + 1] for name, value in parameters.items()}
-                loss, found = super().gradients(own, tuple(part[i : i + 1] for part in batch))
-                losses[i, j] = loss[0, 0]
-                for name, value in found.items():
-                    gradients[name][i, j] = value[0, 0]
-        return losses, gradients
-
     def _loss(self, parameters: Parameters, *batch: Tensor) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             return super()._loss(parameters, *batch)

@@ -101,7 +101,7 @@ class Block(nn.Module):
     def __init__(self, sizes: Text) -> None:
         super().__init__()
         width, self.heads = sizes.width, sizes.heads
-        self.fused = not sizes.stacked  # vmap cannot batch it
+        self.fused = not sizes.stacked
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)

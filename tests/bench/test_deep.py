@@ -1,5 +1,6 @@
 """The deep problems: many runs are each run alone, nothing held out leaks, and the large sizes are real."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F  # noqa: E402
 from refine import from_name  # noqa: E402
 from refine.bench.batched import train  # noqa: E402
 from refine.bench.data import datasets  # noqa: E402
-from refine.bench.deep import DEEP, SIZES  # noqa: E402
+from refine.bench.deep import DEEP, RUNS_AT_ONCE, SIZES  # noqa: E402
 from refine.bench.deep_tasks import HELD_OUT, NOISE, Language, encoded, make  # noqa: E402
 from refine.bench.networks import Decoder  # noqa: E402
 
@@ -207,11 +208,20 @@ def test_networks_for_a_gpu_take_an_update(name):
     assert all(torch.isfinite(value).all() and value.any() for value in gradients.values())
 
 
-def test_where_one_run_fills_the_device_runs_are_taken_in_turn():
+def test_several_runs_are_stacked_where_a_suite_trains_several_at_once():
+    assert {scale: sizes.python.stacked for scale, sizes in SIZES.items()} == {
+        scale: most > 1 for scale, most in RUNS_AT_ONCE.items()
+    }
+
+
+def test_stacked_runs_have_the_gradients_that_fused_attention_gives_each():
     small = SIZES["smoke"].python
     stacked, apart = (Language(TEXT, replace(small, stacked=yes), torch.device("cpu")) for yes in (True, False))
     parameters, batch = stacked.stack([0, 1], 2), batches(stacked, [0, 1])
-    (losses, gradients), (others, same) = stacked.gradients(parameters, batch), apart.gradients(parameters, batch)
-    torch.testing.assert_close(losses, others)
-    for key, value in gradients.items():
-        torch.testing.assert_close(value, same[key], rtol=1e-3, atol=1e-6)
+    losses, gradients = stacked.gradients(parameters, batch)
+    for i, j in itertools.product(range(2), repeat=2):
+        own = {key: value[i : i + 1, j : j + 1] for key, value in parameters.items()}
+        other, same = apart.gradients(own, tuple(part[i : i + 1] for part in batch))
+        torch.testing.assert_close(losses[i, j], other[0, 0])
+        for key, value in gradients.items():
+            torch.testing.assert_close(value[i, j], same[key][0, 0], rtol=1e-3, atol=1e-6)

@@ -167,16 +167,7 @@ def test_what_is_interrupted_goes_on_to_the_same_end(done) -> None:
 
 
 def test_a_log_that_cannot_be_refined_leaves_its_methods_out() -> None:
-    def broken(run: Run) -> Outcome:
-        found = outcome(run, parabola)
-        return found if found.log is None else Outcome(1.0, None, 1.0, Log(*np.full((3, STEPS), np.nan)))
-
-    outcomes: dict[Run, Outcome] = {}
-    for _ in range(200):
-        cell = Cell(PROBLEM, ADAM, "cpu", PROTOCOL, outcomes)
-        if not cell.missing:
-            break
-        outcomes |= {run: broken(run) for run in cell.missing}
+    cell, _ = finish(optimizer=ADAM, norms=np.full(STEPS, np.nan))
     assert not cell.missing
     assert {m.name for m in METHODS if m.prior} <= cell.failed.keys()
     assert "cosine" in cell.tuned
@@ -193,18 +184,7 @@ def test_adam_takes_its_l1_norm_and_sgd_l2() -> None:
 
 def test_a_fall_back_to_linear_decay_is_linear_decay_itself() -> None:
     """It is not trained again: rounding would make it another run."""
-
-    def falling(run: Run) -> Outcome:
-        found = outcome(run, parabola)
-        norms = np.exp(-np.arange(STEPS) / 20.0)
-        return found if found.log is None else Outcome(1.0, None, 1.0, Log(norms, norms, norms))
-
-    outcomes: dict[Run, Outcome] = {}
-    for _ in range(200):
-        cell = Cell(PROBLEM, SGD, "cpu", PROTOCOL, outcomes)
-        if not cell.missing:
-            break
-        outcomes |= {run: falling(run) for run in cell.missing}
+    cell, _ = finish(norms=np.exp(-np.arange(STEPS) / 20.0))
     assert cell.refinement("refined", cell.logs["linear"][100]).fell_back
 
     def runs(method: str, kind: str = "swept") -> list[Run]:
@@ -212,7 +192,7 @@ def test_a_fall_back_to_linear_decay_is_linear_decay_itself() -> None:
 
     assert runs("refined(linear)") == runs("linear")
     assert runs("unguarded(linear)") != runs("linear")
-    assert not {run.schedule for run in outcomes} & {"refined"}
+    assert not {run.schedule for run in cell.outcomes} & {"refined"}
 
 
 def test_the_modes_are_what_they_say(done) -> None:

@@ -12,7 +12,20 @@ from . import document as doc
 from . import figures
 from .headline import KEY_METHODS, REFINED
 from .prediction import NEAR_SEPARABLE, flags_by_cell
-from .statistics import ARM, BASELINE, CELL, NULL, Arm, at_own_best, hindsight, of_cells, ranking, summary
+from .statistics import (
+    ARM,
+    BASELINE,
+    CELL,
+    NULL,
+    Arm,
+    arms_at_own_best,
+    at_own_best,
+    hindsight,
+    of_cells,
+    ranking,
+    standard_error,
+    summary,
+)
 from .words import FAMILIES, Key, count, groups, label, number, percent, plus_minus, score, slug, suites
 
 if TYPE_CHECKING:
@@ -192,7 +205,6 @@ def baseline(runs: pd.DataFrame) -> list[doc.Block]:
         rows = []
         for cell, group in own[own["suite"] == suite].groupby(CELL):
             loss = group["loss"].to_numpy(dtype=np.float64)
-            error = loss.std(ddof=1) / math.sqrt(loss.size) if loss.size > 1 and np.isfinite(loss).all() else math.nan
             means = [number(float(group[column].mean())) for column in ("train_loss", "test_loss")]
             rows.append(
                 (
@@ -201,7 +213,7 @@ def baseline(runs: pd.DataFrame) -> list[doc.Block]:
                     ", ".join(sorted(set(group["schedule"]))),
                     number(float(group["rate"].iloc[0])),
                     number(float(loss.mean())),
-                    number(error),
+                    number(standard_error(loss)),
                     *means,
                     str(loss.size),
                 )
@@ -214,7 +226,7 @@ def baseline(runs: pd.DataFrame) -> list[doc.Block]:
 def oracle(differences: pd.DataFrame, main: pd.DataFrame) -> list[doc.Block]:
     """What the best choice in hindsight gains."""
     rows = []
-    arms = [Arm(*arm) for arm in differences.columns if arm[2] == "swept" and arm[1] != "fixed"]
+    arms = arms_at_own_best(differences)
     refined = set(main.loc[main["method"].str.contains("(", regex=False), "method"])
     kinds = {
         "all methods": arms,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from . import document as doc
 from .prediction import HARM, evidence, flag_columns, leave_one_out, spearman, telling
-from .statistics import BASELINE, NULL, Arm, at_own_best, hindsight, of_cells, summary, verdict
+from .statistics import NULL, arms_at_own_best, at_own_best, hindsight, of_cells, standard_error, summary, verdict
 from .words import FAMILIES, groups, percent, plus_minus, score
 
 __all__ = ["KEY_METHODS", "PUBLISHED", "REFINED", "UNGUARDED", "headline"]
@@ -27,7 +25,7 @@ _LEAST_PROBLEMS = 3
 def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame) -> list[doc.Block]:
     """A few sentences: does refinement beat linear decay, when not, what predicts it, what could be won."""
     parts: dict[str, list[str]] = {}
-    arms = [Arm(*a) for a in differences.columns if a[2] == BASELINE.rates and a[1] != "fixed"]
+    arms = arms_at_own_best(differences)
     for (suite, family), own in groups(found):
         for kind, text in (
             ("guarded", _against(own, REFINED, NULL)),
@@ -85,10 +83,8 @@ def _flags(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _rule(after: NDArray[np.float64], frame: pd.DataFrame) -> tuple[str, str]:
     """What a rule gains over linear decay everywhere, if by more than two standard errors (over problems)."""
-    mean, error, always = float(after.mean()), math.nan, frame["excess"]
-    if math.isfinite(mean):
-        each = pd.Series(after).groupby(frame["problem"].to_numpy()).mean().to_numpy(dtype=np.float64)
-        error = float(each.std(ddof=1)) / math.sqrt(each.size)
+    each = pd.Series(after).groupby(frame["problem"].to_numpy()).mean().to_numpy(dtype=np.float64)
+    mean, error, always = float(after.mean()), standard_error(each), frame["excess"]
     shown = (
         f"(mean {plus_minus(mean, error)}{_SIGN}, worst {percent(after.max())}{_SIGN}; "
         f"always refined {percent(always.mean())} and {percent(always.max())}{_SIGN})"

@@ -15,7 +15,7 @@ from . import document as doc
 from . import figures
 from .headline import PUBLISHED, REFINED, UNGUARDED
 from .prediction import HARM, Cut, Telling, evidence, fixed, flag_columns, leave_one_out, spearman, telling
-from .statistics import BASELINE, Arm, at_own_best, hindsight, of_cells
+from .statistics import BASELINE, arms_at_own_best, at_own_best, hindsight, of_cells
 from .words import FAMILIES, percent, slug, suites
 
 __all__ = ["flags"]
@@ -81,7 +81,7 @@ def _bands(caption: str, groups: dict[str, pd.DataFrame]) -> doc.Table:
 
 def _better(differences: pd.DataFrame, frame: pd.DataFrame, method: str) -> NDArray[np.float64]:
     """Excess in every cell of the better of linear decay and a method, chosen on half of the seeds."""
-    arms = [Arm(*a) for a in differences.columns if a[0] == method and a[1] != "fixed" and a[2] == BASELINE.rates]
+    arms = [arm for arm in arms_at_own_best(differences) if arm.method == method]
     return -hindsight(of_cells(differences, frame), [BASELINE, *arms])["gain"].to_numpy(dtype=np.float64)
 
 

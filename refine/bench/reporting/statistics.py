@@ -32,6 +32,7 @@ __all__ = [
     "NULL",
     "Arm",
     "Ranking",
+    "arms_at_own_best",
     "at_own_best",
     "cells",
     "confidence",
@@ -41,6 +42,7 @@ __all__ = [
     "of_cells",
     "paired",
     "ranking",
+    "standard_error",
     "summary",
     "verdict",
 ]
@@ -126,6 +128,19 @@ def verdict(mean: float, error: float) -> str:
     return "win" if mean < -2.0 * error else "tie"
 
 
+def standard_error(values: NDArray[np.floating]) -> float:
+    """Of the mean of some values; nan of a single one, and where one is not finite.
+
+    Examples
+    --------
+    >>> standard_error(np.array([1.0, 3.0])), standard_error(np.array([1.0]))
+    (1.0, nan)
+    """
+    if values.size < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(values.std(ddof=1)) / math.sqrt(values.size)
+
+
 def confidence(pairs: int) -> float:
     """Probability that a mean of normal differences lies within two of its standard errors (Student).
 
@@ -154,8 +169,7 @@ def cells(differences: pd.DataFrame) -> pd.DataFrame:
             if not d.size:
                 continue
             lost = int(np.isposinf(d).sum())
-            mean = float(d.mean())
-            error = float(d.std(ddof=1)) / math.sqrt(d.size) if d.size > 1 and not lost else math.nan
+            mean, error = float(d.mean()), standard_error(d)
             rows.append(
                 (
                     suite,
@@ -188,6 +202,12 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 def at_own_best(found: pd.DataFrame) -> pd.DataFrame:
     """Rows of `cells` at the swept rate, and with the tuned warmup where a method has any."""
     return found[(found["rates"] == BASELINE.rates) & (found["warmup"] != "fixed")]
+
+
+def arms_at_own_best(differences: pd.DataFrame) -> list[Arm]:
+    """As `at_own_best`, the columns of `paired`."""
+    arms = (Arm(*column) for column in differences.columns)
+    return [arm for arm in arms if arm.rates == BASELINE.rates and arm.warmup != "fixed"]
 
 
 def of_cells(differences: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

@@ -51,16 +51,6 @@ def report(folders, tmp_path_factory):
     return {path.name: path.read_text() for path in write_report(folders, out)}
 
 
-@pytest.fixture(scope="module")
-def of():
-    return results(problems=8, seeds=6)
-
-
-@pytest.fixture(scope="module")
-def blocks(of):
-    return build([of])
-
-
 class Page(HTMLParser):
     """Checks nesting; keeps tables, text by tag, and whatever might be loaded."""
 

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from refine.bench.reporting import document as doc
 from refine.bench.reporting.prediction import evidence
@@ -14,16 +13,6 @@ from refine.bench.reporting.statistics import NULL, cells, paired
 from .synthetic import results
 
 UNGUARDED, SWEPT = "unguarded(linear)", "convex, SGD: % over linear decay"
-
-
-@pytest.fixture(scope="module")
-def of():
-    return results(problems=8, seeds=6)
-
-
-@pytest.fixture(scope="module")
-def blocks(of):
-    return build([of])
 
 
 def table(blocks, start):
