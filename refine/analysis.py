@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .bound import best_omega, thinned
+from .default import bend, choose, progress_ratio_of
 from .describe import decay_exponent, dip_before_peak, peak_fraction, rise_after_peak
 from .diagnostics import Flag, check, near_separable
 from .digits import on_grid
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "Mode", "Refinement", "family_of", "refined_schedule"]
 
-Mode = Literal["refined", "paper", "progress", "linear"]
+Mode = Literal["auto", "refined", "paper", "progress", "linear"]
+Decision = Literal["linear", "later", "earlier", "refined"]
 
 DEFAULT_WARMUP_FRACTION = 0.02
 """Warmup where the log does not show one, as a fraction of the next run."""
@@ -83,7 +85,8 @@ class Refinement:
     """
 
     schedule: Schedule
-    decision: Literal["refined", "linear"]
+    decision: Decision
+    reason: str
     mode: Mode
     optimizer: OptimizerFamily
     optimizer_source: Literal["given", "log", "assumed"]
@@ -97,6 +100,7 @@ class Refinement:
     peak_lr_ratio: float | None
     peak_lr_ratio_by_bound: float | None
     distance: DistanceEstimate | None
+    progress_ratio: float | None
     flags: tuple[Flag, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
@@ -145,7 +149,7 @@ def refined_schedule(
     *,
     optimizer: OptimizerFamily | None = None,
     smoothing: float = 0.1,
-    mode: Mode = "refined",
+    mode: Mode = "auto",
     guard: bool = True,
     total_steps: int | None = None,
     prior_schedule: Schedule | str | None = None,
@@ -209,12 +213,19 @@ def refined_schedule(
     best_linear, best_cosine = (
         yardstick.best(baseline(steps, warmup_steps=warmup_steps).multiplier) for baseline in (linear, cosine)
     )
-    candidate = _candidate(mode, norms, smoothed, family, prior, steps)
     of_norms = flag_values(norms, reflected, yardstick.smoothed, family, prior)
-    values = {} if mode == "linear" else {**of_norms, **_flag_values(candidate, yardstick)}
-    linear_instead = mode == "refined" and guard and any(flag.advises_linear for flag in check(values))
-    if linear_instead:
-        candidate = linear(steps).multiplier
+    progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
+    choice = choose({**of_norms, "progress ratio": progress})
+    decision: Decision = "refined"
+    if mode == "auto":
+        decision, candidate, values = choice.bend, bend(choice.bend, steps), of_norms
+    else:
+        candidate = _candidate(mode, norms, smoothed, family, prior, steps)
+        values = {} if mode == "linear" else {**of_norms, **_flag_values(candidate, yardstick)}
+        if mode == "linear":
+            decision = "linear"
+        elif mode == "refined" and guard and any(flag.advises_linear for flag in check(values)):
+            decision, candidate = "linear", linear(steps).multiplier
     multiplier = with_warmup(candidate, warmup_steps)
     separable = near_separable(check(of_norms))
     ratio = None if separable else prior.peak_ratio(multiplier)
@@ -222,7 +233,6 @@ def refined_schedule(
     own = yardstick.best(multiplier)
     distance, distance_notes = _distance(norms, family, multiplier, separable)
 
-    decision: Literal["refined", "linear"] = "linear" if linear_instead or mode == "linear" else "refined"
     assumptions = _assumptions(norms, family, family_source, warmup_source)
     provenance = {
         "generator": f"refine {__version__}",
@@ -247,6 +257,8 @@ def refined_schedule(
     return Refinement(
         schedule=Schedule(on_grid(multiplier), provenance),
         decision=decision,
+        reason=choice.reason if mode == "auto" else "",
+        progress_ratio=progress if isinstance(progress, float) else None,
         mode=mode,
         optimizer=family,
         optimizer_source=family_source,

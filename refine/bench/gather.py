@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import RefineError
 from ..files import printable
-from .methods import BASELINE, METHODS
+from .methods import BASELINE
 from .plan import Cell
 from .reporting.results import Results
 from .runner import cells
@@ -120,7 +120,7 @@ def _costs(cell: Cell) -> list[dict[str, Any]]:
     """What a method took on one seed: its sweep, and all that came before it."""
     before = {"": 0}
     rows = []
-    for method in METHODS:
+    for method in cell.protocol.methods:
         if method.name not in cell.tuned:
             continue
         tuned = cell.tuned[method.name]

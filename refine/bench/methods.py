@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import Refinement, refined_schedule
+from ..diagnostics import end_to_start
+from ..errors import RefineError
+from ..families import with_warmup
 from ..norms import GradientNorms, Source
+from ..refinement import inverse_squared_norms
+from ..schedule import Schedule
+from .candidates import CANDIDATES, Evidence
 from .outcome import Log
 from .problems import Optimizer
 
-__all__ = ["BASELINE", "METHODS", "WARMUPS", "Method", "fit"]
+__all__ = ["BASELINE", "CONFIRMED", "METHODS", "TRIED", "WARMUPS", "Method", "fit"]
 
 BASELINE = "linear"
 
@@ -28,6 +34,7 @@ _PEAKS = (0.3, 0.1, 0.45)
 """Where one-cycle has its peak; the first is its default."""
 
 _MODES: dict[str, dict[str, Any]] = {
+    "default": {"mode": "auto"},
     "paper": {"mode": "paper"},
     "refined": {"mode": "refined"},
     "unguarded": {"mode": "refined", "guard": False},
@@ -81,10 +88,25 @@ METHODS: tuple[Method, ...] = (
     Method("one-cycle", tuple(f"one_cycle:warmup_fraction={peak:g}" for peak in _PEAKS)),
     replace(_family("linear, again", "linear:"), again=True),
     *(_refined(mode, "linear") for mode in _MODES),
-    *(_refined(mode, prior) for prior in ("constant", "wsd") for mode in ("paper", "refined")),
-    *(_refined(mode, f"{mode}(linear)") for mode in ("paper", "refined")),
+    *(_refined(mode, prior) for prior in ("constant", "wsd") for mode in ("default", "paper", "refined")),
+    *(_refined(mode, f"{mode}(linear)") for mode in ("default", "paper", "refined")),
     *(Method(name, package=name) for name in ("schedulefree", "dadaptation", "prodigy", "mechanic")),
 )
+
+
+TRIED: tuple[Method, ...] = (
+    *(method for method in METHODS if method.name.startswith(BASELINE)),
+    *(Method(name, mode=name, prior=BASELINE) for name in CANDIDATES),
+    _refined("default", BASELINE),
+)
+"""What the default was chosen from, the default, and the control."""
+
+CONFIRMED: tuple[Method, ...] = (
+    *(method for method in METHODS if method.schedules),
+    *(Method(name, mode=name, prior=BASELINE) for name in ("(1-x)^0.75", "(1-x)^1.25", "base wsd 0.5")),
+    _refined("default", BASELINE),
+)
+"""What the default is confirmed against: families with tuned warmups, its own two bends everywhere, the control."""
 
 
 def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optimizer: Optimizer) -> Refinement:
@@ -109,4 +131,26 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
         logged_steps=multiplier.size,
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
-    return refined_schedule(norms, optimizer=optimizer.family, **_MODES[mode])
+    if mode in _MODES:
+        return refined_schedule(norms, optimizer=optimizer.family, **_MODES[mode])
+    return _candidate(mode, norms, optimizer)
+
+
+def _candidate(name: str, norms: GradientNorms, optimizer: Optimizer) -> Refinement:
+    """Linear decay as `refine fit` would give it, with a candidate in its place, at equal area."""
+    like = refined_schedule(norms, optimizer=optimizer.family, mode="linear")
+    rates, loss = like.prior.multiplier, norms.loss
+    if rates is None or loss is None:
+        raise RefineError(f"{name} needs the learning rates and the losses of the log; it lacks them")
+    on_updates = norms.on_updates(like.smoothed, norms.total_steps)
+    weights = inverse_squared_norms(on_updates, optimizer=optimizer.family)
+    candidate = CANDIDATES[name](Evidence(1.0 / weights, rates, loss, end_to_start(on_updates)))
+    multiplier = with_warmup(candidate, like.warmup_steps)
+    if np.allclose(multiplier, like.schedule.multiplier, rtol=1e-6, atol=0.0):
+        return replace(like, peak_lr_ratio=like.prior.peak_ratio(multiplier))
+    return replace(
+        like,
+        schedule=Schedule(multiplier),
+        decision="refined",
+        peak_lr_ratio=like.prior.peak_ratio(multiplier),
+    )

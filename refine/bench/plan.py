@@ -43,12 +43,15 @@ class Protocol:
         Octaves to each side of where a sweep starts. It goes on while the best rate is at an edge.
     half_octaves : bool
         Whether the neighbours of the best rate are tried too, at factors of the square root of 2.
+    methods : tuple of Method
+        What is compared.
     """
 
     tuning_seeds: tuple[int, ...]
     final_seeds: tuple[int, ...]
     window: int
     half_octaves: bool
+    methods: tuple[Method, ...] = METHODS
 
     @property
     def log_seeds(self) -> tuple[int, ...]:
@@ -164,7 +167,7 @@ class Cell:
         self._trained = {run.schedule for run in outcomes}
         self._fits = {} if fits is None else fits
         self._looked_at: dict[Run, None] = {}
-        for method in METHODS:
+        for method in protocol.methods:
             self._plan(method)
         self.used = list(self._looked_at)
         self.missing = [run for run in self.used if run not in outcomes]
@@ -209,7 +212,7 @@ class Cell:
             if baseline is not None:
                 area, own = (self.multiplier(arm.schedule, "").mean() for arm in (baseline.arm, fixed))
                 self._finish(method, "fixed", "rule", fixed, baseline.factor * float(area / own))
-        if any(other.prior == method.name for other in METHODS):
+        if any(other.prior == method.name for other in self.protocol.methods):
             self._log(method.name, tuned)
 
     def _tune_family(self, method: Method) -> Tuned | None:
@@ -332,7 +335,7 @@ class Cell:
         found = self.refinement(mode, log)
         multiplier = found.schedule.multiplier
         if found.decision == "linear":
-            for text in next(method.schedules for method in METHODS if method.name == BASELINE):
+            for text in next(method.schedules for method in self.protocol.methods if method.name == BASELINE):
                 if np.allclose(self.multiplier(text, ""), multiplier, rtol=1e-9, atol=0.0):
                     return text, ""
         return mode, f"{log}:{sha256(np.round(multiplier, 6).tobytes()).hexdigest()[:8]}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .data.collection import DATASETS
 from .data.parsers import Table
 from .deep import DEEP
+from .halves import halves
+from .methods import CONFIRMED, TRIED
 from .plan import Protocol
 from .problems import Optimizer, Problem, Scale
 
@@ -65,4 +67,25 @@ SUITES: Mapping[str, Suite] = {
         CONVEX, Protocol((0, 1, 2, 3), (100, 101, 102, 103, 104, 105, 106, 107), window=2, half_octaves=True)
     ),
     "deep": Suite(DEEP, Protocol((0, 1), (100, 101, 102, 103, 104), window=1, half_octaves=True)),
+}
+
+
+def _half(problems: tuple[Problem, ...], wanted: str) -> tuple[Problem, ...]:
+    found = halves(problem.name for problem in problems)
+    return tuple(problem for problem in problems if found[problem.name] == wanted)
+
+
+_MORE_SEEDS = Protocol((0, 1, 2, 3), tuple(range(100, 116)), window=1, half_octaves=True)
+"""Two runs of one deep configuration differ by more than most schedules."""
+
+SUITES = {
+    **SUITES,
+    **{
+        f"{kind}-{half}": Suite(_half(problems, half), replace(protocol, methods=methods))
+        for kind, problems, protocol in (
+            ("convex", CONVEX, replace(SUITES["convex"].protocol, final_seeds=_MORE_SEEDS.final_seeds)),
+            ("deep", DEEP, _MORE_SEEDS),
+        )
+        for half, methods in (("choose", TRIED), ("confirm", CONFIRMED))
+    },
 }

@@ -1,0 +1,142 @@
+r"""What the default could have been: every rule that was tried, each from one log of a tuned run to a schedule.
+
+All give a multiplier without warmup, to which the logged run's own is applied. They see `Evidence` and nothing else, so
+that whatever wins can be had by a user with one log. `docs/default.md` has the results, the failures too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..families import from_name
+from ..refinement import progress_multiplier, refined_multiplier
+
+__all__ = ["CANDIDATES", "Candidate", "Evidence"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What a log says, on the T updates of its run.
+
+    Attributes
+    ----------
+    squared : ndarray, shape (T,)
+        The optimizer's squared norms N, smoothed with both ends reflected.
+    rates : ndarray, shape (T,)
+        Learning rates of the logged run, in any unit.
+    loss : ndarray, shape (T,)
+        Of the minibatches, raw.
+    rho : float
+        G(T) / G(0.05 T) of the smoothed norms.
+    """
+
+    squared: Array
+    rates: Array
+    loss: Array
+    rho: float
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.squared.size
+
+
+Candidate = Callable[[Evidence], Array]
+
+
+def base(name: str, log: Evidence) -> Array:
+    """A family's member whatever the log says: what norms must improve on."""
+    return from_name(name, log.steps).multiplier
+
+
+def time_form(log: Evidence, *, power: float = 1.0, clip: float = np.inf, declines: bool = False) -> Array:
+    """Theorem 3 of arXiv:2310.07831 with weights N^-power.
+
+    A power below 1 and a clip to [1/clip, clip] times the median damp it: most of what norms do in an annealed run
+    comes from its annealing. With ``declines`` a rise is not believed (running minimum of N): weight decay and
+    sharpening make norms rise without the noise that the theorem takes them for.
+    """
+    return refined_multiplier(_clipped(_falling(log.squared, declines), clip) ** -power)
+
+
+def progress_form(
+    log: Evidence, *, alpha: float = 0.25, clip: float = 2.0, declines: bool = False, on: str = "linear"
+) -> Array:
+    """Norms as a function of the distance travelled (`refine.refinement.progress_multiplier`), on another base."""
+    bent = progress_multiplier(
+        _falling(log.squared, declines), log.rates, total_steps=log.steps, alpha=alpha, clip=clip
+    )
+    return _on(bent, on)
+
+
+def blended(log: Evidence, one: Candidate, *, share: Callable[[Evidence], float]) -> Array:
+    """A mixture with linear decay: a share of the steps of `one`, both of the same area.
+
+    The bound is convex in the steps: a mixture is never worse in it than the worse of the two.
+    """
+    part, line = one(log), base("linear", log)
+    s = share(log)
+    mixed = s * part / part.mean() + (1.0 - s) * line / line.mean()
+    return np.asarray(mixed / mixed.max(), dtype=np.float64)
+
+
+def guarded(log: Evidence, inside: Candidate, outside: str = "linear", *, low: float, high: float = np.inf) -> Array:
+    """`inside` where low <= rho <= high, else `outside`."""
+    return inside(log) if low <= log.rho <= high else base(outside, log)
+
+
+def _falling(squared: Array, declines: bool) -> Array:
+    return np.minimum.accumulate(squared) if declines else squared
+
+
+def _clipped(squared: Array, clip: float) -> Array:
+    middle = float(np.median(squared))
+    return np.clip(squared / middle, 1.0 / clip, clip)
+
+
+def _on(bent: Array, name: str) -> Array:
+    """A schedule that bends linear decay, put on another base: h(tau) / (1 - tau) times the base."""
+    if name == "linear":
+        return bent
+    steps = bent.size
+    moved = bent / from_name("linear", steps).multiplier * from_name(name, steps).multiplier
+    return np.asarray(moved / moved.max(), dtype=np.float64)
+
+
+_SQRT = "wsd:1,shape=sqrt"
+
+CANDIDATES: Mapping[str, Candidate] = {
+    "base cosine": partial(base, "cosine"),
+    "(1-x)^0.5": partial(base, "polynomial:0.5"),
+    "(1-x)^0.75": partial(base, "polynomial:0.75"),
+    "(1-x)^1.25": partial(base, "polynomial:1.25"),
+    "(1-x)^1.5": partial(base, "polynomial:1.5"),
+    "(1-x)^2": partial(base, "polynomial:2"),
+    "base 1-sqrt": partial(base, _SQRT),
+    "base wsd 0.2": partial(base, "wsd:0.2"),
+    "base wsd 0.5": partial(base, "wsd:0.5"),
+    "base wsd 0.8": partial(base, "wsd:0.8"),
+    "time 1": time_form,
+    "time 1/2": partial(time_form, power=0.5),
+    "time 1/4": partial(time_form, power=0.25),
+    "time, clip 4": partial(time_form, clip=4.0),
+    "time, clip 2": partial(time_form, clip=2.0),
+    "time, declines": partial(time_form, declines=True),
+    "time -1/4": partial(time_form, power=-0.25),
+    "progress 1/2": partial(progress_form, alpha=0.5, clip=np.inf),
+    "progress 1/2, clip 2": partial(progress_form, alpha=0.5),
+    "progress 1/4": progress_form,
+    "progress 1/4, no clip": partial(progress_form, clip=np.inf),
+    "progress 1/4, declines": partial(progress_form, declines=True),
+    "progress 1/4 on 1-sqrt": partial(progress_form, on=_SQRT),
+    "progress 1/4 on (1-x)^0.75": partial(progress_form, on="polynomial:0.75"),
+    "progress -1/4": partial(progress_form, alpha=-0.25),
+}
+"""By name, as in the tables."""
