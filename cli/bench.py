@@ -15,7 +15,8 @@ from .options import engine_options
 if TYPE_CHECKING:
     from refine.bench.runner import Progress
 
-_SUITES = ("smoke", "convex", "deep", "paper")
+_HALVES = ("convex-choose", "deep-choose", "convex-confirm", "deep-confirm")
+_SUITES = ("smoke", "convex", "deep", *_HALVES, "paper")
 _OF_TRAINING = ("store", "scale", "only", "engine", "address", "jobs")
 _OF_PAPER = ("logs", "out", "force")
 
@@ -148,6 +149,24 @@ def report(places: tuple[str, ...], out: str, force: bool) -> None:
         write_files({Path(out, path.relative_to(made)): partial(_copy, path) for path in files}, force=force)
     for path in pages:
         click.echo(f"wrote     {printable(Path(out, path.name))}")
+
+
+@bench.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
+@click.option("--force", is_flag=True, help="Replace it.")
+def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
+    """Write how the default was chosen and confirmed, from folders of results of the suites of both halves.
+
+    \b
+    Examples:
+      refine bench selection docs/bench/results/*-choose docs/bench/results/*-confirm -o selection.md
+    """
+    from refine.bench.reporting.selection import selection as page
+    from refine.files import printable, write_files
+
+    write_files({Path(out): [page(folders)]}, force=force)
+    click.echo(f"wrote     {printable(out)}")
 
 
 def _copy(source: Path, target: Path) -> None:

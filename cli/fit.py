@@ -25,12 +25,13 @@ from .progress import reading
 @click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]")
 @click.option(
     "--mode",
-    type=click.Choice(["refined", "paper", "progress", "linear"]),
-    default="refined",
+    type=click.Choice(["auto", "refined", "paper", "progress", "linear"]),
+    default="auto",
     show_default=True,
-    help="refined: with guard and warmup; paper: as published; progress: damped; linear: no norms.",
+    help="auto: linear decay, later or earlier where the log says so; refined: weighted by the norms, with guard and "
+    "warmup; paper: as published; progress: damped; linear: whatever the log says.",
 )
-@click.option("--no-guard", is_flag=True, help="Refine even where the norms say that it will hurt.")
+@click.option("--no-guard", is_flag=True, help="With --mode refined: even where the norms say that it will hurt.")
 @smoothing_option
 @output_options("refined")
 @click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")

@@ -15,6 +15,7 @@ from .compare import compare
 from .continue_run import continue_run
 from .convert import convert
 from .describe import describe
+from .explain import explain
 from .export import export
 from .families import families
 from .fit import fit
@@ -53,6 +54,7 @@ def main() -> None:
 
 for command in (
     fit,
+    explain,
     compare,
     retarget,
     continue_run,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .continuation import continue_run
     from .describe import nearest
     from .errors import RefineError, RefineWarning
+    from .explanation import explain
     from .export import emit
     from .families import constant, cosine, from_name, join, linear, wsd
     from .figures import plot
@@ -41,6 +42,7 @@ _HOMES = {
     "continue_run": "continuation",
     "cosine": "families",
     "emit": "export",
+    "explain": "explanation",
     "from_name": "families",
     "join": "families",
     "linear": "families",
@@ -66,6 +68,7 @@ __all__ = [
     "continue_run",
     "cosine",
     "emit",
+    "explain",
     "from_name",
     "join",
     "linear",

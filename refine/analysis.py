@@ -54,8 +54,11 @@ class Refinement:
     ----------
     schedule : Schedule
         T positive multipliers for the next run.
-    decision : {"refined", "linear"}
-        "linear" where the guard fell back to linear decay, or mode "linear" asked for it.
+    decision : {"linear", "later", "earlier", "refined"}
+        The first three by default (`refine.default`); "linear" also where the guard of mode "refined" fell back to
+        linear decay, or mode "linear" asked for it.
+    reason : str
+        Why, with the values that decided; empty where the mode decided.
     mode, optimizer, smoothing
         As used.
     optimizer_source : {"given", "log", "assumed"}
@@ -78,6 +81,8 @@ class Refinement:
         The same by the bound on the raw norms (`refine.transfer.peak_ratio_by_bound`).
     distance : DistanceEstimate or None
         From how far the run travelled, where the log says so (`refine.distance`, experimental).
+    progress_ratio : float or None
+        `refine.default.progress_ratio` of the log.
     flags : tuple of Flag
         Every rule of `refine.diagnostics.RULES` with its value.
     assumptions, notes : tuple of str
@@ -127,9 +132,9 @@ class Refinement:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Raised flags and notes, a line each; without those of a schedule that was rejected."""
+        """Raised flags and notes, a line each; without those of a schedule that was rejected, or not made."""
         kept = [f for f in self.flags if f.raised and not (self.fell_back and f.rule.about == "refined")]
-        return (*map(str, kept), *self.notes)
+        return (*(str(f) for f in kept if self.mode != "auto" or not f.rule.refining), *self.notes)
 
     def summary(self) -> str:
         """Everything that is needed to judge the schedule, as text."""
@@ -157,9 +162,10 @@ def refined_schedule(
 ) -> Refinement:
     r"""Compute the schedule for the next run from the gradient norms of a finished one.
 
-    ``refined``, the default, is :math:`h_t \propto w_t \sum_{p>t} w_p` with :math:`w_t = 1/N_t`
-    (arXiv:2310.07831, Theorem 3) on norms smoothed with both ends reflected and with a warmup not
-    shorter, in steps, than the logged run's; or linear decay with that warmup, where a flag of
+    ``auto``, the default, is linear decay with the logged run's warmup, bent towards a later or an earlier
+    decay where the log says so (`refine.default`). ``refined`` is :math:`h_t \propto w_t \sum_{p>t} w_p` with
+    :math:`w_t = 1/N_t` (arXiv:2310.07831, Theorem 3) on norms smoothed with both ends reflected and with a
+    warmup not shorter, in steps, than the logged run's; or linear decay with that warmup, where a flag of
     `refine.diagnostics.RULES` says that refinement will hurt. ``paper`` is the published algorithm to
     the letter, ``progress`` its damped form in the distance travelled, ``linear`` linear decay; the
     last two with the same warmup.
@@ -173,9 +179,9 @@ def refined_schedule(
         log names, else "adam", the milder one, which is then recorded as an assumption.
     smoothing : float
         tau, width of the median window as a fraction of the logged points.
-    mode : {"refined", "paper", "progress", "linear"}
+    mode : {"auto", "refined", "paper", "progress", "linear"}
     guard : bool
-        False insists on the refined schedule whatever the flags say.
+        Of mode "refined": False insists on the refined schedule whatever the flags say.
     total_steps : int, optional
         Updates of the *next* run; by default as many as the logged one.
     prior_schedule : Schedule or str, optional
@@ -247,6 +253,7 @@ def refined_schedule(
         "optimizer_source": family_source,
         "mode": mode,
         "decision": decision,
+        **({"reason": choice.reason} if mode == "auto" else {}),
         "smoothing_fraction": norms.pool.smoothing if norms.pool else smoothing,
         "warmup_steps": warmup_steps,
         "prior_peak_lr": prior.peak_lr,

@@ -282,7 +282,12 @@ def compare_named(
     separable = False
     if norms is not None:
         refinement = refined_schedule(
-            norms, optimizer=optimizer, smoothing=smoothing, total_steps=steps, prior_schedule=prior_schedule
+            norms,
+            optimizer=optimizer,
+            smoothing=smoothing,
+            mode="refined",
+            total_steps=steps,
+            prior_schedule=prior_schedule,
         )
         family, warmup = refinement.optimizer, refinement.warmup_steps
         if refinement.prior.multiplier is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .families import polynomial
 from .norms import GradientNorms
-from .prior import Prior
+from .prior import LEAST_COVERAGE, Prior
 from .refinement import EXPONENTS, OptimizerFamily
 
 __all__ = ["EXPONENT", "Bend", "Choice", "bend", "choose", "progress_ratio", "progress_ratio_of"]
@@ -27,9 +27,9 @@ EXPONENT: dict[Bend, float] = {"linear": 1.0, "later": 0.75, "earlier": 1.25}
 """Power q of the time left, (1 - t)^q. At equal area the peak moves by 12.5 % at most."""
 
 LATER, EARLIER, SEPARABLE = 1.2, 1.0, 0.2
-"""Progress ratio above which to decay later and below which, with rho below the third, to decay earlier."""
+"""Where rho is not below the third: the progress ratio above which to decay later; elsewhere: below which earlier."""
 
-_END, _ANNEALED, _LEAST_POINTS = 0.05, 0.25, 100
+_END, _ANNEALED, _ONE, _LEAST_POINTS = 0.05, 0.25, 0.5, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +52,30 @@ def bend(which: Bend, steps: int) -> NDArray[np.float64]:
 
 
 def choose(values: Mapping[str, float | str | None]) -> Choice:
-    """Decide by the values of flags: ``rho`` and ``progress ratio``, or the reason why that is not known.
+    """Decide by ``rho`` and ``progress ratio``, a number or the reason why there is none.
 
     Examples
     --------
-    >>> choose({"rho": 0.9, "progress ratio": 1.4}).bend, choose({"rho": 0.1, "progress ratio": 0.8}).bend
-    ('later', 'earlier')
+    >>> choose({"rho": 0.1, "progress ratio": 0.8})
+    Choice(bend='earlier', reason='rho 0.1 is below 0.2, progress ratio 0.8 below 1: only its own noise is left')
     >>> choose({"rho": 0.9, "progress ratio": 0.8})
-    Choice(bend='linear', reason='progress ratio 0.8 is not above 1.2, rho 0.9 not below 0.2')
+    Choice(bend='linear', reason='rho 0.9, progress ratio 0.8 not above 1.2')
+    >>> choose({"rho": 0.9, "progress ratio": "no losses"})
+    Choice(bend='linear', reason='rho 0.9, progress ratio unknown (no losses)')
     """
     rho, ratio = values.get("rho"), values.get("progress ratio")
-    if not isinstance(ratio, float) or not isinstance(rho, float):
-        return Choice("linear", f"whether to bend it is unknown: {ratio or 'the log does not say'}")
-    told = f"progress ratio {ratio:.3g}", f"rho {rho:.3g}"
+    known = "rho unknown" if not isinstance(rho, float) else f"rho {rho:.3g}"
+    if not isinstance(rho, float) or not isinstance(ratio, float):
+        return Choice("linear", f"{known}, progress ratio unknown ({ratio})")
+    told = f"progress ratio {ratio:.3g}"
     if rho >= SEPARABLE:
         if ratio > LATER:
-            return Choice("later", f"{told[0]} is above {LATER:g}: the loss falls by more than noise explains")
-        return Choice("linear", f"{told[0]} is not above {LATER:g}, {told[1]} not below {SEPARABLE:g}")
+            return Choice("later", f"{known}, {told} is above {LATER:g}: the loss fell by more than noise explains")
+        return Choice("linear", f"{known}, {told} not above {LATER:g}")
     if ratio < EARLIER:
-        why = f"{told[1]} is below {SEPARABLE:g}, {told[0]} below {EARLIER:g}: noise is all that is left to anneal"
+        why = f"{known} is below {SEPARABLE:g}, {told} below {EARLIER:g}: only its own noise is left"
         return Choice("earlier", why)
-    return Choice("linear", f"{told[1]} is below {SEPARABLE:g}, yet {told[0]} not below {EARLIER:g}")
+    return Choice("linear", f"{known} is below {SEPARABLE:g}, {told} not below {EARLIER:g}")
 
 
 def progress_ratio(loss: NDArray[np.float64], rates: NDArray[np.float64], squared: NDArray[np.float64]) -> float:
@@ -105,26 +108,40 @@ def progress_ratio(loss: NDArray[np.float64], rates: NDArray[np.float64], square
     >>> progress_ratio(1.0 * (t < 50), np.full(100, 0.5), np.full(100, 2.0))
     1.0
     """
-    excess = loss - loss[-max(1, round(_END * loss.size)) :].mean()
+    excess = loss - loss[-_last(loss.size) :].mean()
     noise = float(np.sum(rates**2 * squared))
     return 2.0 * float(np.sum(rates * excess)) / noise if noise > 0.0 else math.nan
 
 
 def progress_ratio_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, prior: Prior) -> float | str:
     """`progress_ratio` of a log, or why it has none; ``known``: the log or the caller names the optimizer."""
-    if optimizer != "adam" or not known:
-        return "it was measured for the Adam family only" if known else "the optimizer is (--optimizer)"
+    if not known:
+        return "the optimizer is assumed: give --optimizer"
+    if optimizer != "adam":
+        return "it was tried for the Adam family only"
     if norms.kind not in ("l1", "dual") or not norms.source.kind_known:
-        return f"the log holds the {norms.kind} norm, the l1 norm or the optimizer's own would tell (GradNormRecorder)"
-    if norms.loss is None:
-        return "the log holds no loss"
-    if prior.multiplier is None or prior.peak_lr is None:
-        return "the log holds no learning rates of the whole run"
+        return "the l1 norm or the optimizer's own would tell: GradNormRecorder logs both"
+    if norms.loss is None or prior.multiplier is None or prior.peak_lr is None:
+        return f"no {'losses' if norms.loss is None else 'learning rates'} of the run"
     rates = prior.peak_lr * prior.multiplier[np.clip(norms.updates, 0, prior.multiplier.size - 1)]
     fine = np.isfinite(norms.loss)
-    if np.count_nonzero(fine) < max(_LEAST_POINTS, 0.9 * fine.size):
-        return f"the log holds {np.count_nonzero(fine)} losses, {_LEAST_POINTS} and 9 in 10 rows are wanted"
-    if rates[-max(1, round(_END * rates.size)) :].mean() > _ANNEALED * prior.peak_lr:
+    spanned = int(norms.updates[-1] - norms.updates[0]) + norms.stride
+    if np.count_nonzero(fine) < max(_LEAST_POINTS, LEAST_COVERAGE * fine.size):
+        return f"{np.count_nonzero(fine)} losses are too few"
+    if spanned < LEAST_COVERAGE * norms.total_steps:
+        return f"{spanned} of {norms.total_steps} updates are too few"
+    if rates[-_last(rates.size) :].mean() > _ANNEALED * prior.peak_lr:
         return "the logged run did not anneal"
-    ratio = progress_ratio(norms.loss[fine], rates[fine], norms.values[fine] ** EXPONENTS[optimizer])
-    return ratio if math.isfinite(ratio) else "loss, rates and norms give no number"
+    loss, rates, squared = norms.loss[fine], rates[fine], norms.values[fine] ** EXPONENTS[optimizer]
+    ratio = progress_ratio(loss, rates, squared)
+    if not math.isfinite(ratio):
+        return "loss, rates and norms give no number"
+    for part in (np.abs(rates * (loss - loss[-_last(loss.size) :].mean())), rates**2 * squared):
+        if part.max() > _ONE * part.sum():
+            return "a single update makes most of it"
+    return ratio
+
+
+def _last(size: int) -> int:
+    """Points in the last twentieth."""
+    return max(1, round(_END * size))

@@ -28,7 +28,7 @@ class Rule:
     """A flag is raised where its value is on the wrong side of the threshold.
 
     ``about`` tells what is measured: the norms, the refined schedule before guard and warmup, or the
-    schedule that is returned.
+    schedule that is returned. ``refining``: it matters only where norms weight the schedule.
     """
 
     about: Literal["norms", "refined", "returned"]
@@ -37,6 +37,7 @@ class Rule:
     threshold: float
     action: Literal["fall back", "warn"]
     reason: str
+    refining: bool = True
 
     @property
     def advice(self) -> str:
@@ -125,6 +126,7 @@ RULES: tuple[Rule, ...] = (
         2.0,
         "warn",
         "mean raw over mean smoothed N: rare spikes, which the median hides and the guarantee does not; clip them",
+        refining=False,
     ),
     Rule(
         "norms",
@@ -182,6 +184,7 @@ RULES: tuple[Rule, ...] = (
         0.05,
         "warn",
         "it falls this far and climbs again before its peak: early norms are small, or noisy (--smoothing-fraction)",
+        refining=False,
     ),
     Rule(
         "returned",
@@ -190,6 +193,7 @@ RULES: tuple[Rule, ...] = (
         1.25,
         "warn",
         "suggested over old peak: raise the rate this far only with a test run",
+        refining=False,
     ),
 )
 

@@ -106,8 +106,6 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
 
 def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None, *, ax: Axes | None = None) -> Axes:
     """Raw norms (their range, where there are many points or several logs) and smoothed norms on a log axis."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
     ax = _axes(ax)
     at = norms.updates
     if norms.pool is not None:
@@ -125,14 +123,7 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     if smoothed is not None:
         chosen = _thinned(at.size)
         ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
-    ax.set_yscale("log")
-    span = norms.values.max() / norms.values.min()
-    if span < 5.0:
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-    else:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 200.0 else (1.0,), numticks=7))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    _log_scale(ax, float(norms.values.min()), float(norms.values.max()))
     ax.set_xlim(0, norms.total_steps)
     ax.set_xlabel("update")
     ax.set_ylabel({"l2": "gradient norm (l2)", "l1": "gradient norm (l1)", "dual": "dual norm"}[norms.kind])
@@ -260,7 +251,8 @@ def _draw(schedules: Mapping[str, Schedule], ax: Axes) -> None:
 def _plot_result(result: Refinement, ax: Axes) -> None:
     schedule = result.schedule
     steps = schedule.total_steps
-    drawn: dict[str, Schedule] = {result.mode if result.decision == "refined" else "linear": schedule}
+    shape = result.mode if result.decision == "refined" else result.decision
+    drawn: dict[str, Schedule] = {f"{shape} decay" if result.decision in ("later", "earlier") else shape: schedule}
     for name, family in (("cosine", cosine), ("linear", linear)):
         drawn.setdefault(name, family(steps, warmup_steps=result.warmup_steps))
     _draw(drawn, ax)
@@ -301,6 +293,20 @@ def _broken(at: NDArray[np.int64], *columns: NDArray[np.float64]) -> list[NDArra
     between = np.diff(at)
     gaps = np.flatnonzero((between > 10 * np.median(between)) & (between > 0.02 * at[-1])) + 1
     return [np.insert(column.astype(np.float64), gaps, np.nan) for column in (at, *columns)]
+
+
+def _log_scale(ax: Axes, lowest: float, highest: float) -> None:
+    """Logarithmic y for values in that range, with a few labels in plain numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    span = highest / lowest
+    ax.set_yscale("log")
+    if span < 5.0:
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 200.0 else (1.0,), numticks=7))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _style(ax: Axes) -> None:

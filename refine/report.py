@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .analysis import Refinement
+from .default import EXPONENT
 from .describe import description
 from .diagnostics import Flag
 from .files import printable
@@ -16,6 +17,11 @@ from .norms import GradientNorms
 from .smoothing import median_width
 
 __all__ = ["summary", "to_dict"]
+
+_SHAPES = {
+    "linear": "linear decay",
+    **{which: f"{which} than linear decay, (1 - t/T)^{EXPONENT[which]:g}," for which in ("later", "earlier")},
+}
 
 
 def to_dict(result: Refinement) -> dict[str, Any]:
@@ -46,6 +52,8 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "smoothing_fraction": result.smoothing,
         "mode": result.mode,
         "decision": result.decision,
+        "reason": result.reason or None,
+        "progress_ratio": result.progress_ratio,
         "warmup_steps": result.warmup_steps,
         **description(schedule.multiplier),
         "gain_over_linear": _finite(result.gain_over_linear),
@@ -91,6 +99,10 @@ def _headline(result: Refinement) -> str:
     if result.fell_back:
         kind = "linear decay with warmup" if result.warmup_steps else "linear decay"
         text = f"{kind}, NOT refined, for {updates}: " + "; ".join(_short(flag) for flag in result.fell_back)
+    elif result.mode == "auto":
+        text = (
+            f"{_SHAPES[result.decision]}{' with warmup' if result.warmup_steps else ''} for {updates}: {result.reason}"
+        )
     elif result.decision == "linear":
         text = f"linear decay for {updates}, as asked"
     else:
@@ -221,7 +233,7 @@ def _flag_table(result: Refinement) -> list[str]:
     }
     rows: list[str] = []
     for flag in result.flags:
-        if flag.value is None and result.mode == "linear":
+        if (flag.value is None and result.mode == "linear") or (flag.rule.refining and result.mode == "auto"):
             continue  # nothing was refined
         title = titles[flag.rule.about]
         if title not in rows:

@@ -102,17 +102,21 @@ def _runs(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _logs(cell: Cell) -> list[dict[str, Any]]:
-    """On every log that a method was fitted on for a final run: what the guard decides, and the flags without it."""
+    """On every log that a method was fitted on for a final run: what guard and default decide, and the flags."""
     rows = []
     for method, keys in cell.logs.items():
         for seed in cell.protocol.final_seeds:
             try:
-                guarded, found = (cell.refinement(mode, keys[seed]) for mode in ("refined", "unguarded"))
+                guarded, found, default = (
+                    cell.refinement(mode, keys[seed]) for mode in ("refined", "unguarded", "default")
+                )
             except RefineError:
                 continue
             # "rho" has two rules with one value.
             values = {flag.rule.name: math.nan if flag.value is None else flag.value for flag in found.flags}
-            rows.append({"method": method, "seed": seed, "decision": guarded.decision, **values})
+            ratio = math.nan if default.progress_ratio is None else default.progress_ratio
+            decided = {"decision": guarded.decision, "default": default.decision}
+            rows.append({"method": method, "seed": seed, **decided, **values, "progress ratio": ratio})
     return rows
 
 

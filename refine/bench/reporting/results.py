@@ -31,14 +31,17 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 }
 _REST: Mapping[str, tuple[str, ...]] = {
     "runs": ("schedule", "rate", "loss", "train_loss", "test_loss"),
-    "logs": ("decision",),
+    "logs": ("decision", "default"),
     "costs": ("sweep_runs", "sweep_updates", "prior_updates", "run_updates", "at_limit"),
 }
 _FILES = {"runs": "runs.csv.gz", "logs": "logs.csv", "costs": "costs.csv"}
-_TEXTS = {*_CELL, "method", "warmup", "rates", "schedule", "decision"}
+_TEXTS = {*_CELL, "method", "warmup", "rates", "schedule", "decision", "default"}
 _WHOLE = {"seed", "sweep_runs", "sweep_updates", "prior_updates", "run_updates", "at_limit"}
 _META = ("suite", "scale", "versions", "machine", "finished", "runs", "seconds", "wall_seconds", "skipped", "failed")
-_KNOWN: Mapping[str, tuple[str, ...]] = {"suite": ("smoke", "convex", "deep"), "scale": get_args(Scale)}
+_KNOWN: Mapping[str, tuple[str, ...]] = {
+    "suite": ("smoke", "convex", "deep", "convex-choose", "convex-confirm", "deep-choose", "deep-confirm"),
+    "scale": get_args(Scale),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Results:
         One row a final run: suite, problem, optimizer, method, warmup, rates, seed, schedule, rate, loss (the
         criterion; inf where it diverged), train_loss, test_loss (nan: none).
     logs : DataFrame
-        One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision, and the
-        values of the flags of `refine.diagnostics.RULES` by name (nan: unknown).
+        One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision (of the
+        guard), default (the bend that `refine.default` chooses), progress ratio, and the values of the flags of
+        `refine.diagnostics.RULES` by name (nan: unknown).
     costs : DataFrame
         suite, problem, optimizer, method, warmup, sweep_runs, sweep_updates, prior_updates, run_updates, at_limit (1
         where the sweep ended at the furthest rate it may try, else 0).
