@@ -75,6 +75,8 @@ def fit(
     from refine.batch import fit_each, fit_groups, fit_logs
     from refine.readers import ReadOptions
 
+    if no_guard and mode != "refined":
+        raise click.UsageError("--no-guard goes with --mode refined: no other mode has a guard")
     if per_group and (each or len(logs) > 1):
         raise click.UsageError("--per-group takes one LOG, and not --each")
     options = ReadOptions(**read)

@@ -6,7 +6,7 @@
     python examples/record_fashion_mnist.py again.csv --data ... --schedule refined/schedule.csv
 
 Needs torch (``pip install 'lr-refine[torch]'``); a minute on one CPU core. The prior schedule is a linear warmup and
-a linear decay. The last command trains on the refined schedule; ``--lr`` is the peak rate of either.
+a linear decay. The last command trains on the schedule that comes out; ``--lr`` is the peak rate of either.
 """
 
 from __future__ import annotations

@@ -205,6 +205,8 @@ def refined_schedule(
     """
     if mode not in get_args(Mode):
         raise RefineError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
+    if mode == "auto" and not guard:
+        raise RefineError("guard is False and mode is 'auto', which has none; give mode='refined' with it")
     if not isinstance(norms, GradientNorms):
         norms = GradientNorms.from_values(norms)
     steps = norms.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
@@ -233,16 +235,20 @@ def refined_schedule(
         elif mode == "refined" and guard and any(flag.advises_linear for flag in check(values)):
             decision, candidate = "linear", linear(steps).multiplier
     multiplier = with_warmup(candidate, warmup_steps)
-    separable = near_separable(check(of_norms))
-    ratio = None if separable else prior.peak_ratio(multiplier)
-    by_bound = None if separable else yardstick.peak_ratio(prior, multiplier)
+    like = prior.is_like(multiplier)  # then no rule is needed
+    near = near_separable(check(of_norms))
+    separable = near and not like
+    ratio = 1.0 if like else None if separable else prior.peak_ratio(multiplier)
+    by_bound = None if near else yardstick.peak_ratio(prior, multiplier)
     own = yardstick.best(multiplier)
-    distance, distance_notes = _distance(norms, family, multiplier, separable)
+    distance, distance_notes = _distance(norms, family, multiplier, near)
 
     assumptions = _assumptions(norms, family, family_source, warmup_source)
+    if mode == "auto" and isinstance(progress, float):
+        assumptions.append("each loss is the mean over its own update's batch, as differentiated: no running average")
     provenance = {
         "generator": f"refine {__version__}",
-        "reference": "arXiv:2310.07831",
+        **({"reference": "arXiv:2310.07831"} if decision == "refined" else {}),
         "source": norms.source.name,
         "format": norms.source.format,
         "columns": dict(norms.source.columns),
@@ -284,7 +290,7 @@ def refined_schedule(
         notes=(
             *norms.source.notes,
             *oddities,
-            *_notes(norms, family, prior, separable, warmup_steps, steps),
+            *_notes(mode, norms, family, prior, separable, warmup_steps, steps),
             *distance_notes,
         ),
     )
@@ -410,7 +416,13 @@ def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: s
 
 
 def _notes(
-    norms: GradientNorms, family: OptimizerFamily, prior: Prior, separable: bool, warmup_steps: int, steps: int
+    mode: Mode,
+    norms: GradientNorms,
+    family: OptimizerFamily,
+    prior: Prior,
+    separable: bool,
+    warmup_steps: int,
+    steps: int,
 ) -> list[str]:
     found = [*prior.notes]
     if family == "sgd" and norms.kind != "l2":
@@ -418,13 +430,14 @@ def _notes(
     if separable and prior.multiplier is not None:
         found.append(
             "near-separable: on logs whose norms fall this far every rule for the peak learning rate failed; none is "
-            "suggested: sweep it"
+            "suggested: sweep it, from the old one on"
         )
     elif prior.is_constant:
         found.append("the logged run kept a constant rate: no peak learning rate is suggested, equal area fails there")
     if steps != norms.total_steps:
+        kept = "the verdict is for the old length" if mode == "auto" else "the norms are taken to keep their shape"
         found.append(
-            f"{steps} updates instead of the logged {norms.total_steps}: the norms are taken to keep their shape, "
+            f"{steps} updates instead of the logged {norms.total_steps}: {kept}, "
             f"and the peak learning rate is for the old horizon; {peak_advice(norms.total_steps, steps)[0]}"
         )
     if 2 * warmup_steps > steps:

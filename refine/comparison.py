@@ -292,6 +292,9 @@ def compare_named(
         family, warmup = refinement.optimizer, refinement.warmup_steps
         if refinement.prior.multiplier is not None:
             schedules["logged run"] = Schedule(refinement.prior.multiplier).resample(steps)
+        default = refined_schedule(norms, optimizer=optimizer, total_steps=steps, prior_schedule=prior_schedule)
+        if default.decision != "linear":
+            schedules[f"default ({default.decision})"] = default.schedule
         schedules["refined" if refinement.decision == "refined" else "refined (linear)"] = refinement.schedule
         separable = near_separable(refinement.flags)
         if separable:

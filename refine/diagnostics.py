@@ -135,6 +135,7 @@ RULES: tuple[Rule, ...] = (
         0.1,
         "warn",
         "this share of the run has no norm in one stretch: there it is interpolated, or held at the ends",
+        refining=False,
     ),
     Rule(
         "refined",

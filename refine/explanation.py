@@ -11,9 +11,8 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .analysis import Refinement, refined_schedule
-from .default import SEPARABLE, Bend, bend, progress_ratio_of
+from .default import SEPARABLE, SHAPES, Balance, Bend, balance_of, bend
 from .describe import decay_exponent, peak_fraction
-from .diagnostics import near_separable
 from .families import linear, with_warmup
 from .files import printable
 from .norms import GradientNorms
@@ -21,15 +20,14 @@ from .pool import pool
 from .prior import logged_rates
 from .readers import ReadOptions, read_logs
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
+from .report import why_no_peak
 from .schedule import Schedule
 from .smoothing import median_width
 from .text import paragraph
 
-__all__ = ["SHAPES", "Balance", "Change", "Explanation", "explain", "explain_logs", "named_power", "rho_of"]
+__all__ = ["Change", "Explanation", "explain", "explain_logs", "named_power", "rho_of"]
 
 _SAME = 1e-12
-
-SHAPES = {"linear": "linear decay", "later": "decay later than linear", "earlier": "decay earlier than linear"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +51,6 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.updates:,} multipliers by {self.most:.3g} at most" if self.updates else "no multiplier (0)"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Balance:
-    r"""What the progress ratio weighs against each other, all of shape (n,).
-
-    .. math:: \pi = \frac{\sum_t \eta_t \, e_t}{\sum_t \eta_t \, v_t}, \qquad e_t = 2 (L_t - L_{end}),
-              \qquad v_t = \eta_t N_t
-
-    Attributes
-    ----------
-    updates : ndarray of int64
-        Updates of the logged run, from 0.
-    rates, excess, noise : ndarray
-        The learning rate, e and v, on raw norms.
-    """
-
-    updates: NDArray[np.int64]
-    rates: NDArray[np.float64]
-    excess: NDArray[np.float64]
-    noise: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +173,7 @@ def explain(
     steps, warmup = result.schedule.total_steps, result.warmup_steps
     with np.errstate(over="ignore", under="ignore"):
         squared = np.asarray(result.smoothed ** EXPONENTS[result.optimizer], dtype=np.float64)
-    told = progress_ratio_of(norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
+    told = balance_of(norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
 
     straight = linear(steps).multiplier
     weighted = refined_multiplier(
@@ -219,7 +196,7 @@ def explain(
         linear=Schedule(same_warmup),
         squared=squared,
         travelled=travelled,
-        balance=_balance(result, told) if isinstance(told, float) else None,
+        balance=None if isinstance(told, str) else told,
         ratio_unknown=told if isinstance(told, str) else "",
         changes=changes,
         steps=_steps(result, refined, squared, changes),
@@ -251,19 +228,6 @@ def _travelled(result: Refinement) -> NDArray[np.float64] | None:
     sums = np.cumsum(result.prior.multiplier)
     shares: NDArray[np.float64] = sums[np.clip(result.norms.updates, 0, sums.size - 1)] / sums[-1]
     return shares
-
-
-def _balance(result: Refinement, ratio: float) -> Balance | None:
-    """Both sides of the progress ratio; the loss at the end is the one with which the ratio comes out."""
-    norms, prior = result.norms, result.prior
-    if norms.loss is None or prior.multiplier is None or prior.peak_lr is None:
-        return None
-    fine = np.isfinite(norms.loss)
-    at, loss = norms.updates[fine], norms.loss[fine]
-    rates = prior.peak_lr * prior.multiplier[np.clip(at, 0, prior.multiplier.size - 1)]
-    noise = rates * norms.values[fine] ** EXPONENTS[result.optimizer]
-    end = float(np.sum(rates * loss) - 0.5 * ratio * np.sum(rates * noise)) / float(np.sum(rates))
-    return Balance(at, rates, 2.0 * (loss - end), noise)
 
 
 def _steps(
@@ -399,7 +363,7 @@ def _warmup(result: Refinement, changes: Mapping[str, Change]) -> str:
 
 def _decision(result: Refinement, changes: Mapping[str, Change]) -> str:
     return (
-        f"{SHAPES[result.decision]}: {printable(result.reason)}; from the refined schedule that changes "
+        f"{SHAPES[cast(Bend, result.decision)]}: {printable(result.reason)}; from the refined schedule that changes "
         f"{changes['default']}, from linear decay {changes['bend']}"
     )
 
@@ -410,13 +374,7 @@ def _peak(result: Refinement) -> str:
         peak = prior.suggested_peak(ratio)
         becomes = "" if peak is None else f" ({prior.peak_lr:.3g} becomes {peak:.3g})"
         return f"learning rate {ratio:.2f} times the old peak, for equal area{becomes}"
-    if prior.multiplier is None:
-        why = "the learning rates of the whole run are unknown"
-    elif near_separable(result.flags):
-        why = "every rule fails on norms that fall this far"
-    else:
-        why = "equal area fails after a constant rate"
-    return f"no learning rate is suggested: {why}"
+    return f"no learning rate is suggested: {why_no_peak(result)}"
 
 
 def _shown(value: float | None) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
-from .default import EARLIER, LATER, SEPARABLE
-from .explanation import SHAPES, Explanation, named_power, rho_of
+from .default import EARLIER, LATER, SEPARABLE, SHAPES, Bend
+from .explanation import Explanation, named_power, rho_of
 from .figures import (
     _COLOURS,
     _OLD,
@@ -193,7 +193,7 @@ def _draw_schedules(explanation: Explanation, ax: Axes) -> str:
     ax.set_xlabel("update of the next run")
     ax.set_ylabel("multiplier of the peak rate")
     _finish(ax)
-    return f"Decided: {SHAPES[result.decision]}"
+    return f"Decided: {SHAPES[cast(Bend, result.decision)]}"
 
 
 def _log_where_wide(ax: Axes, values: NDArray[np.float64]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .default import SHAPES, Choice, choose, progress_ratio_of
 from .diagnostics import Flag, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
 from .hygiene import UNDONE, Plateau, clipping_plateau
@@ -38,6 +39,8 @@ _DROPPED = (
     ("overflow mark", "DeepSpeed's marks for a norm that is not finite", "dropped"),
     ("superseded", "rows that were logged again", "the later ones are kept, as a resumed run wants it"),
 )
+
+_OF_REFINED = "with --mode refined: "
 
 _STATES = {"fall back": "WOULD FALL BACK", "warn": "WARN"}
 
@@ -165,12 +168,13 @@ class Inspection:
     norms: GradientNorms
     health: Health
     prior: Prior
+    choice: Choice
     flags: tuple[Flag, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Notes of the reader, oddities, raised flags: a line each."""
-        raised = (str(flag) for flag in self.flags if flag.raised)
+        raised = (f"{_OF_REFINED if flag.rule.refining else ''}{flag}" for flag in self.flags if flag.raised)
         return (*self.norms.source.notes, *self.health.warnings, *self.prior.notes, *raised)
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,6 +215,8 @@ class Inspection:
             "constant_lr": prior.is_constant if prior.multiplier is not None else None,
             "optimizer": source.optimizer,
             "settings": {str(key): value for key, value in source.settings.items()},
+            "decision": self.choice.bend,
+            "reason": self.choice.reason,
             "flags": [flag.to_dict() for flag in self.flags],
             "warnings": list(self.warnings),
         }
@@ -254,6 +260,8 @@ class Inspection:
             ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
             ("losses", f"{d['losses']:,}"),
             ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
+            ("default", f"{SHAPES[self.choice.bend]}: {self.choice.reason}"),
+            ("guard", "of --mode refined"),
             *(("guard", flag.row(_STATES[flag.rule.action] if flag.raised else "ok")) for flag in self.flags),
             *(("warning", printable(warning, limit=400)) for warning in self.warnings),
         ]
@@ -271,9 +279,12 @@ def inspect(norms: GradientNorms) -> Inspection:
     smoothed = smooth(norms.values)
     on_updates = norms.on_updates(smoothed, min(norms.total_steps, 100_000))
     prior = read_prior(norms)
-    values = flag_values(norms, smoothed, on_updates, norms.source.optimizer or "adam", prior)
+    optimizer = norms.source.optimizer or "adam"
+    values = flag_values(norms, smoothed, on_updates, optimizer, prior)
     flags = tuple(flag for flag in check(values) if flag.rule.name in values)
-    return Inspection(norms, examine(norms, smoothed), prior, flags)
+    progress = progress_ratio_of(norms, optimizer, norms.source.optimizer is not None, prior)
+    choice = choose({**values, "progress ratio": progress})
+    return Inspection(norms, examine(norms, smoothed), prior, choice, flags)
 
 
 def _digits(values: NDArray[np.float64]) -> int:

@@ -161,6 +161,8 @@ class GradientNorms:
         All rates of the log, (m,) int64 and (m,) float64, where they stand at other steps than the norms.
     travel : Travel or None
         How far the run had come, where the log says so.
+    l1 : (n,) float64 or None
+        The l1 norms where the values are ``dual`` ones and the log holds both; nan where missing.
     """
 
     steps: NDArray[np.int64]
@@ -178,6 +180,7 @@ class GradientNorms:
     dropped_at: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     travel: Travel | None = None
+    l1: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps)
@@ -185,7 +188,7 @@ class GradientNorms:
             raise RefineError(f"steps have the type {steps.dtype}; they must be integers")
         steps = _own(steps, np.int64)
         object.__setattr__(self, "steps", steps)
-        for name in ("values", "learning_rate", "loss"):
+        for name in ("values", "learning_rate", "loss", "l1"):
             column = getattr(self, name)
             if column is not None:
                 column = _own(column, np.float64)
@@ -282,6 +285,7 @@ class GradientNorms:
         extras: Mapping[str, NDArray[np.float64]] | None = None,
         rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
         travel: Travel | None = None,
+        l1: NDArray[np.float64] | None = None,
     ) -> GradientNorms:
         """Norms of what `refine.hygiene.clean` has left, with other columns at its steps."""
         total = int(cleaned.steps[-1]) if cleaned.steps.size else 0
@@ -302,6 +306,7 @@ class GradientNorms:
             dropped_at=cleaned.where,
             rates=rates,
             travel=travel,
+            l1=l1,
         )
 
     def with_dropped(self, more: Mapping[str, int]) -> GradientNorms:

@@ -62,6 +62,11 @@ class Prior:
         after = self.multiplier[self.warmup_steps or 0 :]
         return after.size > 0 and float(np.mean(after >= 0.99)) >= CONSTANT_SHARE
 
+    def is_like(self, multiplier: NDArray[np.float64]) -> bool:
+        """Whether the run used this very schedule, but for what rounding and a row more or less do."""
+        own = self.multiplier
+        return own is not None and own.size == multiplier.size and bool(np.allclose(own, multiplier, atol=0.01))
+
     def peak_ratio(self, multiplier: NDArray[np.float64]) -> float | None:
         """Peak learning rate for a new schedule over the old one: equal area, mean(old) / mean(new).
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .analysis import Refinement
-from .default import EXPONENT
+from .default import EXPONENT, SHAPES, Bend
 from .describe import description
 from .diagnostics import Flag
 from .files import printable
 from .norms import GradientNorms
 from .smoothing import median_width
 
-__all__ = ["summary", "to_dict"]
-
-_SHAPES = {
-    "linear": "linear decay",
-    **{which: f"{which} than linear decay, (1 - t/T)^{EXPONENT[which]:g}," for which in ("later", "earlier")},
-}
+__all__ = ["summary", "to_dict", "why_no_peak"]
 
 
 def to_dict(result: Refinement) -> dict[str, Any]:
@@ -100,9 +95,10 @@ def _headline(result: Refinement) -> str:
         kind = "linear decay with warmup" if result.warmup_steps else "linear decay"
         text = f"{kind}, NOT refined, for {updates}: " + "; ".join(_short(flag) for flag in result.fell_back)
     elif result.mode == "auto":
-        text = (
-            f"{_SHAPES[result.decision]}{' with warmup' if result.warmup_steps else ''} for {updates}: {result.reason}"
-        )
+        which = cast(Bend, result.decision)
+        power = "" if which == "linear" else f", (1 - t/T)^{EXPONENT[which]:g},"
+        warmup = " with warmup" if result.warmup_steps else ""
+        text = f"{SHAPES[which]}{power}{warmup} for {updates}: {result.reason}"
     elif result.decision == "linear":
         text = f"linear decay for {updates}, as asked"
     else:
@@ -211,15 +207,7 @@ def _peak(result: Refinement, d: dict[str, Any]) -> list[str]:
     if area is not None:
         texts = [f"peak learning rate: {area:.2f} times the old one, for equal area{becomes('suggested_peak_lr')}"]
         return texts + ([f"  {by_bound}, {bound / area:.2f} of the above, which is the safer rule"] if by_bound else [])
-    if result.prior.multiplier is not None and bound is None:
-        why = "every rule fails on norms that fall this far"
-    elif result.prior.is_constant:
-        why = "equal area fails after a constant rate"
-    elif result.norms.learning_rate is None:
-        why = "the logged run has unknown rates"
-    else:
-        why = "the logged run has known rates of a part of it only"
-    texts = [f"peak learning rate: no suggestion, {why}"]
+    texts = [f"peak learning rate: no suggestion, {why_no_peak(result)}"]
     return texts + (
         [f"  {by_bound}{becomes('suggested_peak_lr_by_bound')}: not tried on such logs"] if by_bound else []
     )
@@ -249,3 +237,16 @@ def _percent(gain: float) -> str:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def why_no_peak(result: Refinement) -> str:
+    """Why no peak learning rate is suggested."""
+    if result.decision == "earlier" and result.prior.multiplier is not None:
+        return "no rule is trusted on norms that fall this far; the old one is what was tried with this schedule"
+    if result.prior.multiplier is not None and result.peak_lr_ratio_by_bound is None:
+        return "every rule fails on norms that fall this far"
+    if result.prior.is_constant:
+        return "equal area fails after a constant rate"
+    if result.norms.learning_rate is None:
+        return "the logged run has unknown rates"
+    return "the logged run has known rates of a part of it only"

@@ -1,4 +1,6 @@
 import json
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from refine import GradientNorms, RefineError, Schedule, cosine, linear, read_norms, refined_schedule
+from refine.analysis import Mode
 from refine.bound import best_omega
 from refine.diagnostics import RULES, check
 from refine.prior import read_prior
@@ -17,6 +20,7 @@ from refine.transfer import peak_ratio_by_bound
 T = 500
 EARLY = 1 + 4 * np.exp(-np.arange(T) / 20)
 FALLING = np.exp(-3 * np.arange(T) / T)
+refined = partial(refined_schedule, mode="refined")
 values_lists = st.lists(st.floats(1e-8, 1e8), min_size=2, max_size=60)
 
 
@@ -24,8 +28,8 @@ def flags(result):
     return {(f.rule.name, f.rule.side): f for f in result.flags}
 
 
-def test_the_default_is_theorem_3_on_reflected_norms_with_a_warmup_floor():
-    result = refined_schedule(EARLY, optimizer="sgd")
+def test_the_refined_mode_is_theorem_3_on_reflected_norms_with_a_warmup_floor():
+    result = refined(EARLY, optimizer="sgd")
     assert (result.mode, result.decision, result.warmup_steps) == ("refined", "refined", 10)
     expected = refined_multiplier(inverse_squared_norms(smooth(EARLY), optimizer="sgd"))
     after = result.schedule.multiplier[9:]
@@ -33,7 +37,7 @@ def test_the_default_is_theorem_3_on_reflected_norms_with_a_warmup_floor():
     assert_allclose(result.schedule.multiplier[:10], after[0] * np.arange(1, 11) / 10, rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["refined", "paper", "linear", "progress"])
+@pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("total_steps", [None, 7, 4000])
 def test_constant_norms_give_linear_decay_in_every_mode(mode, total_steps):
     norms = GradientNorms.from_values(np.full(T, 3.0), learning_rate=np.linspace(1, 0.01, T))
@@ -44,11 +48,11 @@ def test_constant_norms_give_linear_decay_in_every_mode(mode, total_steps):
 @given(
     values_lists,
     st.sampled_from(["sgd", "adam"]),
-    st.sampled_from(["refined", "paper"]),
+    st.sampled_from([("refined", True), ("refined", False), ("paper", True), ("auto", True)]),
     st.floats(1e-3, 1e3),
-    st.booleans(),
 )
-def test_scale_never_matters_and_multipliers_are_positive(values, family, mode, scale, guard):
+def test_scale_never_matters_and_multipliers_are_positive(values, family, how, scale):
+    mode, guard = how
     one, other = (
         refined_schedule(np.multiply(values, s), optimizer=family, mode=mode, guard=guard) for s in (1.0, scale)
     )
@@ -62,21 +66,21 @@ def test_scale_never_matters_and_multipliers_are_positive(values, family, mode, 
 
 
 def test_sparse_logs_give_a_schedule_for_all_updates():
-    dense = refined_schedule(GradientNorms.from_values(EARLY), optimizer="adam")
+    dense = refined(GradientNorms.from_values(EARLY), optimizer="adam")
     every_10th = GradientNorms.from_values(EARLY[9::10], np.arange(10, T + 1, 10))
-    sparse = refined_schedule(every_10th, optimizer="adam")
+    sparse = refined(every_10th, optimizer="adam")
     assert sparse.schedule.total_steps == T
     assert np.abs(sparse.schedule.multiplier - dense.schedule.multiplier).max() < 0.1
 
 
 def test_the_guard_returns_linear_decay_with_the_warmup_and_says_so_first():
-    result = refined_schedule(FALLING, optimizer="sgd")
+    result = refined(FALLING, optimizer="sgd")
     assert result.decision == "linear"
     assert [f.rule.name for f in result.fell_back] == ["rho"]
     assert_allclose(result.schedule.multiplier, linear(T, warmup_steps=10).multiplier, rtol=1e-11)
     first_line = result.summary().splitlines()[0]
     assert first_line == "linear decay with warmup, NOT refined, for 500 updates: rho 0.0629 is below 0.3"
-    insisted = refined_schedule(FALLING, optimizer="sgd", guard=False)
+    insisted = refined(FALLING, optimizer="sgd", guard=False)
     assert insisted.decision == "refined"
     assert insisted.summary().startswith("refined schedule for 500 updates, against the guard's advice")
     assert flags(insisted)["rho", "below"].raised
@@ -84,10 +88,10 @@ def test_the_guard_returns_linear_decay_with_the_warmup_and_says_so_first():
 
 def test_flags_of_a_rejected_schedule_are_no_warnings():
     late = np.where(np.arange(T) < T // 2, 10.0, 1.0)
-    result = refined_schedule(late, optimizer="sgd")
+    result = refined(late, optimizer="sgd")
     assert flags(result)["peak position", "above"].raised
     assert [w.split(" is ")[0] for w in result.warnings] == ["rho"]
-    assert len(refined_schedule(late, optimizer="sgd", guard=False).warnings) > 1
+    assert len(refined(late, optimizer="sgd", guard=False).warnings) > 1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -102,8 +106,8 @@ def test_flags_of_a_rejected_schedule_are_no_warnings():
     ],
 )
 def test_norms_that_are_worlds_apart(values, optimizer):
-    for guard in (True, False):
-        result = refined_schedule(values, optimizer=optimizer, guard=guard)
+    for mode, guard in (("auto", True), ("refined", True), ("refined", False)):
+        result = refined_schedule(values, optimizer=optimizer, mode=mode, guard=guard)
         assert np.all(result.schedule.multiplier > 0)
         assert result.summary()
         json.dumps(result.to_dict(), allow_nan=False)
@@ -112,24 +116,24 @@ def test_norms_that_are_worlds_apart(values, optimizer):
 def test_degenerate_norms_fall_back():
     separable = np.ones(T)
     separable[100:200] = 1e-9
-    result = refined_schedule(separable, optimizer="adam")
+    result = refined(separable, optimizer="adam")
     assert result.decision == "linear"
     assert "tiny norms" in [f.rule.name for f in result.fell_back]
-    few = refined_schedule(np.ones(19), optimizer="adam")
+    few = refined(np.ones(19), optimizer="adam")
     assert [f.rule.name for f in few.fell_back] == ["points"]
-    assert refined_schedule(np.ones(20), optimizer="adam").decision == "refined"
+    assert refined(np.ones(20), optimizer="adam").decision == "refined"
 
 
-@pytest.mark.parametrize("mode", ["paper", "progress", "linear"])
-def test_the_guard_is_for_the_default_mode_only(mode):
+@pytest.mark.parametrize("mode", ["auto", "paper", "progress", "linear"])
+def test_the_guard_is_for_the_refined_mode_only(mode):
     norms = GradientNorms.from_values(FALLING, learning_rate=np.linspace(1, 0.01, T))
     result = refined_schedule(norms, optimizer="sgd", mode=mode)
     assert result.fell_back == ()
-    assert result.decision == ("linear" if mode == "linear" else "refined")
+    assert result.decision == ("linear" if mode in ("auto", "linear") else "refined")
 
 
 def test_values_and_thresholds_of_the_flags():
-    result = refined_schedule(EARLY, optimizer="sgd", guard=False)
+    result = refined(EARLY, optimizer="sgd", guard=False)
     found = flags(result)
     smoothed = smooth(EARLY)
     assert found["rho", "below"].value == pytest.approx(smoothed[-1] / smoothed[25])
@@ -162,31 +166,32 @@ def test_gains_compare_best_bounds_on_reflected_norms():
     own = best_omega(result.schedule.multiplier, n)
     assert result.gain_over_linear == pytest.approx(best_omega(linear(T).multiplier, n) / own)
     assert result.gain_over_cosine == pytest.approx(best_omega(cosine(T).multiplier, n) / own)
-    warmed = refined_schedule(EARLY, optimizer="sgd")
+    warmed = refined(EARLY, optimizer="sgd")
     others = (family(T, warmup_steps=10).multiplier for family in (linear, cosine))
     own = best_omega(warmed.schedule.multiplier, n)
     expected = [best_omega(other, n) / own for other in others]
     assert [warmed.gain_over_linear, warmed.gain_over_cosine] == pytest.approx(expected)
-    assert refined_schedule(np.ones(T)).gain_over_linear == pytest.approx(1.0)
+    assert refined(np.ones(T)).gain_over_linear == pytest.approx(1.0)
 
 
 def test_another_horizon_keeps_the_shape_and_the_warmup_in_steps():
     norms = GradientNorms.from_values(EARLY, learning_rate=np.minimum(np.arange(1, T + 1) / 50, 1.0))
-    result = refined_schedule(norms, optimizer="adam", total_steps=10 * T)
+    result = refined(norms, optimizer="adam", total_steps=10 * T)
     assert result.schedule.total_steps == 10 * T
     assert result.warmup_steps == 50
-    long, short = result.schedule.multiplier, refined_schedule(norms, optimizer="adam").schedule.multiplier
+    long, short = result.schedule.multiplier, refined(norms, optimizer="adam").schedule.multiplier
     assert np.abs(long[500::10] - short[50:]).max() < 0.01
     assert any("5000 updates instead of the logged 500" in note for note in result.notes)
 
 
 class TestWarmup:
-    def test_it_is_never_shorter_than_the_logged_one(self):
+    @pytest.mark.parametrize("mode", ["auto", "refined"])
+    def test_it_is_never_shorter_than_the_logged_one(self, mode):
         for logged in (1, 2, 33, 200):
             rates = np.minimum(np.arange(1, T + 1) / logged, np.linspace(1.0, 0.5, T))
             norms = GradientNorms.from_values(EARLY, learning_rate=rates)
             peak = int(np.argmax(rates)) + 1
-            result = refined_schedule(norms, optimizer="sgd")
+            result = refined_schedule(norms, optimizer="sgd", mode=mode)
             assert result.warmup_steps == (peak if peak > 1 else 0)
             h = result.schedule.multiplier
             assert np.all(h[:peak] <= (np.arange(1, peak + 1) / peak) * (1 + 1e-9))
@@ -259,7 +264,7 @@ class TestPeakLearningRate:
 
     def test_equal_area(self):
         norms = GradientNorms.from_values(EARLY, learning_rate=self.RATES)
-        result = refined_schedule(norms, optimizer="sgd")
+        result = refined(norms, optimizer="sgd")
         old, new = linear(T, warmup_steps=20).multiplier.mean(), result.schedule.multiplier.mean()
         assert result.peak_lr_ratio == pytest.approx(old / new)
         assert result.to_dict()["suggested_peak_lr"] == pytest.approx(0.3 * old / new)
@@ -269,7 +274,7 @@ class TestPeakLearningRate:
     def test_by_the_bound_on_the_raw_norms_whatever_the_horizon(self, optimizer, power, total_steps):
         noisy = EARLY * np.exp(np.random.default_rng(0).normal(0, 0.3, T))
         norms = GradientNorms.from_values(noisy, learning_rate=self.RATES)
-        result = refined_schedule(norms, optimizer=optimizer, total_steps=total_steps)
+        result = refined(norms, optimizer=optimizer, total_steps=total_steps)
         old, new = linear(T, warmup_steps=20).multiplier, result.schedule.resample(T).multiplier
         expected = peak_ratio_by_bound(old, new, noisy**power)
         assert result.peak_lr_ratio_by_bound == pytest.approx(expected, rel=1e-6 if total_steps is None else 0.02)
@@ -280,11 +285,23 @@ class TestPeakLearningRate:
 
     def test_a_near_separable_log_gets_a_warning_instead(self):
         falling = np.exp(-np.arange(T) / (T / 5))
-        for mode in ("refined", "paper", "linear"):
-            result = refined_schedule(GradientNorms.from_values(falling, learning_rate=self.RATES), mode=mode)
+        for mode in ("auto", "refined", "paper", "linear"):
+            rates = cosine(T, warmup_steps=20).multiplier
+            result = refined_schedule(GradientNorms.from_values(falling, learning_rate=rates), mode=mode)
             assert (result.peak_lr_ratio, result.peak_lr_ratio_by_bound) == (None, None)
             assert any(w.startswith("near-separable") for w in result.warnings)
             assert "no suggestion, every rule fails on norms that fall this far" in result.summary()
+
+    @pytest.mark.parametrize("rate_error", [0.0, 0.009, 0.02])
+    def test_the_schedule_that_was_logged_needs_no_rule(self, rate_error):
+        """However far the norms fall: the peak is the old one."""
+        falling = np.exp(-np.arange(T) / (T / 5))
+        rates = self.RATES * np.where(np.arange(T) == 40, 1.0 - rate_error / linear(T, warmup_steps=20).at(40), 1.0)
+        result = refined_schedule(GradientNorms.from_values(falling, learning_rate=rates))
+        assert result.decision == "linear"
+        assert result.peak_lr_ratio == (1.0 if rate_error < 0.01 else None)
+        assert result.peak_lr_ratio_by_bound is None
+        assert any(w.startswith("near-separable") for w in result.warnings) == (rate_error > 0.01)
 
     def test_unknown_rates_stay_unknown(self):
         result = refined_schedule(EARLY)
@@ -293,13 +310,13 @@ class TestPeakLearningRate:
         assert "no suggestion, the logged run has unknown rates" in result.summary()
 
     def test_the_caller_may_know_them(self):
-        result = refined_schedule(EARLY, prior_schedule="linear:warmup_steps=20", peak_lr=0.3)
-        logged = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=self.RATES))
+        result = refined(EARLY, prior_schedule="linear:warmup_steps=20", peak_lr=0.3)
+        logged = refined(GradientNorms.from_values(EARLY, learning_rate=self.RATES))
         assert result.peak_lr_ratio == pytest.approx(logged.peak_lr_ratio)
         assert result.warmup_steps == 20
         assert result.schedule == logged.schedule
         assert result.to_dict()["prior"] == "linear:warmup_steps=20"
-        given_schedule = refined_schedule(EARLY, prior_schedule=Schedule(self.RATES / 0.3))
+        given_schedule = refined(EARLY, prior_schedule=Schedule(self.RATES / 0.3))
         assert given_schedule.schedule == logged.schedule
 
     def test_what_the_caller_says_wins_over_the_log_and_that_is_said(self):
@@ -315,7 +332,7 @@ class TestPeakLearningRate:
     def test_a_constant_rate_gets_no_suggestion(self):
         rates = np.minimum(np.arange(1, T + 1) / 20, 1.0)
         rates[-1] = 0.0
-        result = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))
+        result = refined(GradientNorms.from_values(EARLY, learning_rate=rates))
         assert result.prior.is_constant
         assert result.peak_lr_ratio is None
         assert any("kept a constant rate: no peak learning rate is suggested" in w for w in result.warnings)
@@ -326,7 +343,7 @@ class TestPeakLearningRate:
 
     def test_far_above_the_old_one_is_a_warning(self):
         rates = np.where(np.arange(T) < 400, 1.0, 0.1)
-        result = refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))
+        result = refined(GradientNorms.from_values(EARLY, learning_rate=rates))
         assert result.peak_lr_ratio > 1.25
         assert flags(result)["peak LR ratio", "above"].raised
 
@@ -368,24 +385,26 @@ def test_linear_mode_shows_no_flags_of_what_was_not_refined():
 def test_the_dip_is_that_of_the_returned_schedule():
     dip = np.where(np.arange(T) < 100, 1.0, 0.5)
     dip[40:100] = 2.0
-    result = refined_schedule(dip, optimizer="adam")
+    result = refined(dip, optimizer="adam")
     h = result.schedule.multiplier
     rise = h[: np.argmax(h) + 1]
     expected = np.max(np.maximum.accumulate(rise) - rise)
     assert flags(result)["dip before peak", "above"].value == pytest.approx(expected, abs=1e-9)
     assert expected > 0.05
-    assert refined_schedule(FALLING, optimizer="sgd").flags[-2].value == 0.0
+    assert refined(FALLING, optimizer="sgd").flags[-2].value == 0.0
 
 
 def test_reprs_are_one_line():
     result = refined_schedule(EARLY)
-    assert repr(result).startswith("Refinement(mode='refined', decision='refined', schedule=Schedule(total_steps=500")
+    assert repr(result).startswith("Refinement(mode='auto', decision='linear', schedule=Schedule(total_steps=500")
     assert repr(result.norms) == "GradientNorms(points=500, steps=1..500, total_steps=500, kind='l2', source='array')"
 
 
 def test_unknown_modes_and_horizons_are_refused():
-    with pytest.raises(RefineError, match="mode is 'best'; it must be one of refined, paper, progress, linear"):
+    with pytest.raises(RefineError, match="mode is 'best'; it must be one of auto, refined, paper, progress, linear"):
         refined_schedule(EARLY, mode="best")
+    with pytest.raises(RefineError, match="guard is False and mode is 'auto', which has none; give mode='refined'"):
+        refined_schedule(EARLY, guard=False)
     with pytest.raises(RefineError, match="total_steps is 0; it must be an integer >= 1"):
         refined_schedule(EARLY, total_steps=0)
 

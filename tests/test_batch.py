@@ -29,14 +29,15 @@ def invoke(*arguments):
 
 
 def test_each_run_gets_the_folder_and_the_schedule_that_it_gets_alone(runs, tmp_path):
-    done = invoke("fit", *runs, "--each", "--out", "all", "--no-plot", "--optimizer", "sgd")
+    how = ("--no-plot", "--optimizer", "sgd", "--mode", "refined")  # no two logs give one schedule
+    done = invoke("fit", *runs, "--each", "--out", "all", *how)
     assert (done.exit_code, done.stderr) == (0, "")
     head, *rows, last = done.stdout.splitlines()
     assert head.split()[:5] == ["run", "points", "updates", "optimizer", "decision"]
     assert [row.split()[0] for row in rows] == ["run0", "run1", "run2"]
     assert last == "wrote     all/: a folder for each of 3 of 3 runs"
     for name in runs:
-        alone = invoke("fit", name, "--out", "alone", "--no-plot", "--force", "--optimizer", "sgd")
+        alone = invoke("fit", name, "--out", "alone", "--force", *how)
         assert alone.exit_code == 0
         each = Schedule.load(f"all/{name[:-4]}/schedule.csv")
         assert each.multiplier.tolist() == Schedule.load("alone/schedule.csv").multiplier.tolist()
@@ -51,7 +52,7 @@ def test_a_run_that_fails_stops_no_other(runs, tmp_path):
     rows = json.loads(done.stdout)
     assert [row["error"] is None for row in rows] == [False, True, True, True]
     assert rows[1]["folder"] == "all/run0"
-    assert rows[1]["decision"] == "refined"
+    assert rows[1]["decision"] == "linear"
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run0", "run1", "run2"]
 
 
@@ -84,13 +85,14 @@ def test_all_runs_of_one_log_are_fitted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"{r},{t},{1 + (r == 'a/b') + 1 / t!r}\n" for r in ("a/b", "c") for t in range(1, 101))
     (tmp_path / "runs.csv").write_text("run,step,grad_norm\n" + rows)
-    done = invoke("fit", "runs.csv", "--each", "--no-plot", "--json")
+    done = invoke("fit", "runs.csv", "--each", "--no-plot", "--json", "--mode", "refined")
     rows = json.loads(done.stdout)
     assert [(row["run"], row["folder"], row["error"]) for row in rows] == [
         ("a/b", "refined/runs/a_b", None),
         ("c", "refined/runs/c", None),
     ]
-    assert invoke("fit", "runs.csv", "--run", "c", "--no-plot", "--out", "alone").exit_code == 0
+    alone = ("--run", "c", "--no-plot", "--out", "alone", "--mode", "refined")
+    assert invoke("fit", "runs.csv", *alone).exit_code == 0
     each, alone = (Schedule.load(f"{folder}/schedule.csv") for folder in ("refined/runs/c", "alone"))
     assert each.multiplier.tolist() == alone.multiplier.tolist()
     table = invoke("fit", "runs.csv", "--each", "--no-plot", "--force").stdout
@@ -129,12 +131,11 @@ def test_folder_names_are_different_and_harmless():
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_gives_the_same(runs):
     distributed = pytest.importorskip("distributed")
-    local = fit_each(runs, "local", ReadOptions(), {"optimizer": "sgd"}, plot=False)
+    how = {"optimizer": "sgd", "mode": "refined"}
+    local = fit_each(runs, "local", ReadOptions(), how, plot=False)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
-        remote = fit_each(
-            runs, "remote", ReadOptions(), {"optimizer": "sgd"}, plot=False, engine="dask", address=address
-        )
+        remote = fit_each(runs, "remote", ReadOptions(), how, plot=False, engine="dask", address=address)
     assert [{**row, "folder": ""} for row in remote] == [{**row, "folder": ""} for row in local]
     for name in ("run0", "run1", "run2"):
         assert Schedule.load(f"remote/{name}/schedule.csv") == Schedule.load(f"local/{name}/schedule.csv")
@@ -165,7 +166,8 @@ def of_groups(tmp_path, monkeypatch):
 
 
 def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
-    done = invoke("fit", of_groups, "--per-group", "--no-plot", "--out", "out")
+    refined = ("--no-plot", "--mode", "refined")
+    done = invoke("fit", of_groups, "--per-group", *refined, "--out", "out")
     assert done.exit_code == 1
     head, *lines = done.stdout.splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("wrote "))
@@ -183,7 +185,7 @@ def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_b", "decay"]
     for name, folder in (("decay", "decay"), ("a/b", "a_b")):
         columns = ("--column", f"grad_norm_dual/group:{name}", "--lr-column", f"lr/group:{name}")
-        assert invoke("fit", of_groups, *columns, "--no-plot", "--out", "alone", "--force").exit_code == 0
+        assert invoke("fit", of_groups, *columns, *refined, "--out", "alone", "--force").exit_code == 0
         of_group, alone = (Schedule.load(f"{place}/schedule.json") for place in (f"out/{folder}", "alone"))
         assert of_group == alone
         assert of_group.provenance["columns"]["norm"] == f"grad_norm_dual/group:{name}"

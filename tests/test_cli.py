@@ -34,6 +34,8 @@ JSON_KEYS = {
     "peak_lr_ratio",
     "first_step",
     "norm_kind",
+    "reason",
+    "progress_ratio",
 }
 
 
@@ -41,7 +43,10 @@ def test_fit_writes_four_files_and_says_so(run, falling_log, tmp_path):
     done = run("fit", falling_log)
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0] == "refined schedule for 400 updates; ASSUMED optimizer adam (--optimizer)"
+    assert lines[0] == (
+        "linear decay with warmup for 400 updates: rho 0.503, progress ratio unknown (it takes the l1 norm, "
+        "which GradNormRecorder logs); ASSUMED optimizer adam (--optimizer)"
+    )
     assert lines[-1] == (
         "wrote     refined/: schedule.csv, schedule.json, refined_schedule.py, schedule.png, schedule.csv-metadata.json"
     )
@@ -56,7 +61,8 @@ def test_json_is_one_object_with_all_keys(run, falling_log):
     assert set(data) >= JSON_KEYS
     assert (data["points"], data["first_step"], data["last_step"]) == (400, 1, 400)
     assert (data["format"], data["norm_kind"], data["optimizer"]) == ("CSV", "l2", "sgd")
-    assert (data["mode"], data["decision"]) == ("refined", "refined")
+    assert (data["mode"], data["decision"], data["progress_ratio"]) == ("auto", "linear", None)
+    assert data["reason"] == "rho 0.503, progress ratio unknown (it was tried for the Adam family only)"
     assert data["files"] == {
         "csv": "refined/schedule.csv",
         "json": "refined/schedule.json",
@@ -78,27 +84,30 @@ def test_json_knows_null_and_no_nan(run, make_log):
     assert data["files"]["figure"] is None
 
 
-@pytest.mark.parametrize("mode", ["refined", "paper", "progress", "linear"])
+@pytest.mark.parametrize("mode", ["auto", "refined", "paper", "progress", "linear"])
 def test_modes(run, falling_log, mode):
     data = json.loads(run("fit", falling_log, "--mode", mode, "--json", "--no-plot", "--total-steps", 123).stdout)
     assert data["mode"] == mode
-    assert data["decision"] == ("linear" if mode == "linear" else "refined")
+    assert data["decision"] == ("linear" if mode in ("auto", "linear") else "refined")
+    assert (data["reason"] is None) == (mode != "auto")
     assert Schedule.load("refined/schedule.json").total_steps == 123
 
 
 def test_the_library_gives_the_same(run, falling_log):
-    run("fit", falling_log, "--optimizer", "sgd", "--smoothing-fraction", 0.2)
-    result = refine.refined_schedule(refine.read_norms(falling_log), optimizer="sgd", smoothing=0.2)
+    run("fit", falling_log, "--optimizer", "sgd", "--smoothing-fraction", 0.2, "--mode", "refined")
+    norms = refine.read_norms(falling_log)
+    result = refine.refined_schedule(norms, optimizer="sgd", smoothing=0.2, mode="refined")
     assert Schedule.load("refined/schedule.csv") == result.schedule
 
 
 def test_options_reach_the_reader(run, make_log):
     log = make_log("a,b,c\n" + "".join(f"{t},0.5,{0.1 / t}\n" for t in range(1, 41)))
     done = run("fit", log, "--column", "b", "--step-column", "a", "--lr-column", "c", "--norm-kind", "l1", "--json",
-               "--logged-steps", 44, "--no-plot", "--peak-lr", 0.3, "--no-guard")  # fmt: skip
+               "--logged-steps", 44, "--no-plot", "--peak-lr", 0.3, "--mode", "refined", "--no-guard")  # fmt: skip
     data = json.loads(done.stdout)
     assert data["columns"] == {"norm": "b", "step": "a", "lr": "c"}
     assert (data["norm_kind"], data["logged_steps"], data["prior_peak_lr"]) == ("l1", 44, 0.3)
+    assert (data["mode"], data["decision"]) == ("refined", "refined")
 
 
 def test_a_prior_schedule_by_name_or_file(run, make_log):
@@ -177,6 +186,8 @@ def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, 
         ["--smoothing-fraction", "nan"],
         ["--optimizer", "muon"],
         ["--mode", "best"],
+        ["--no-guard"],
+        ["--mode", "auto", "--no-guard"],
         ["--nope"],
     ],
 )
@@ -201,12 +212,13 @@ def test_a_bug_is_one_line_too(run, falling_log, monkeypatch):
 
 def test_a_rough_schedule_warns_on_one_line(run, make_log):
     log = make_log("step,grad_norm\n" + "".join(f"{t},{1 + t * 7919 % 97}\n" for t in range(1, 9001)))
-    done = run("fit", log, "--smoothing-fraction", 0, "--no-plot", "--no-guard", "--optimizer", "sgd")
+    rough = ("--smoothing-fraction", 0, "--no-plot", "--mode", "refined", "--no-guard", "--optimizer", "sgd")
+    done = run("fit", log, *rough)
     assert done.exit_code == 0
     assert done.stderr.startswith("Warning: the schedule is too rough for the module")
     assert done.stderr.count("\n") == 1
-    again = ["--smoothing-fraction", 0, "--no-plot", "--no-guard", "--optimizer", "sgd", "--force", "--json"]
-    assert "too rough for the module" in json.loads(run("fit", log, *again).stdout)["warnings"][-1]
+    again = run("fit", log, *rough, "--force", "--json")
+    assert "too rough for the module" in json.loads(again.stdout)["warnings"][-1]
 
 
 def test_plot(run, falling_log, tmp_path):

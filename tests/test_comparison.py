@@ -52,7 +52,7 @@ def test_on_constant_norms_each_number_is_that_of_its_formula():
 
 @pytest.mark.parametrize(("optimizer", "power"), [("sgd", 2), ("adam", 1)])
 def test_a_log_ranks_on_smoothed_norms_and_guarantees_on_raw_ones(log, optimizer, power):
-    schedules = {"linear": linear(T), "refined": refined_schedule(log, optimizer=optimizer).schedule}
+    schedules = {"linear": linear(T), "refined": refined_schedule(log, optimizer=optimizer, mode="refined").schedule}
     found = compare(schedules, log, optimizer=optimizer)
     smoothed, raw = smooth(log.values) ** power, log.values**power
     for row in found.rows:
@@ -108,7 +108,7 @@ def test_schedules_of_two_lengths_are_refused():
 
 
 def test_names_with_a_log(log, tmp_path):
-    result = refined_schedule(log, optimizer="sgd")
+    result = refined_schedule(log, optimizer="sgd", mode="refined")
     path = str(result.schedule.save(tmp_path / "schedule.json"))
     found = compare_named(["cosine", "linear:warmup_steps=0", path], log, optimizer="sgd")
     assert set(found.schedules) == {"logged run", "refined", "cosine", "linear:warmup_steps=0", path}

@@ -97,7 +97,7 @@ class TestFlag:
     )
     def test_fit_and_inspect_both_show_it(self, shape, rates, raised):
         norms = GradientNorms.from_values(shape * noise(0.1), learning_rate=rates)
-        fitted, inspected = refined_schedule(norms, optimizer="adam"), inspect(norms)
+        fitted, inspected = refined_schedule(norms, optimizer="adam", mode="refined"), inspect(norms)
         for result in (fitted, inspected):
             assert flag(result.flags).raised is raised
             assert any("scale_weight_decay" in warning for warning in result.warnings) is raised

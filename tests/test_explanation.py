@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from refine import GradientNorms, RefineError, linear, read_norms, refined_schedule
-from refine.default import progress_ratio
+from refine import GradientNorms, RefineError, cosine, linear, read_norms, refined_schedule
+from refine.default import SHAPES, progress_ratio
 from refine.diagnostics import RULES
 from refine.explanation import Change, explain
 from refine.explanation_figure import draw
@@ -90,7 +90,7 @@ def test_the_decision_is_told_with_what_it_changes(scale, decision):
     assert found.changes["bend"] == Change(int((apart > 1e-12).sum()), apart.max() if decision == "later" else 0.0)
     text = dict(found.steps)["decide"]
     assert found.result.reason in text
-    assert text.startswith({"linear": "linear decay: ", "later": "decay later than linear: "}[decision])
+    assert text.startswith(f"{SHAPES[decision]}: ")
     assert text.endswith("from linear decay " + str(found.changes["bend"]))
 
 
@@ -100,7 +100,7 @@ def test_a_near_separable_run_is_decided_by_the_other_threshold():
     found = explain(adam(loss - loss[-1], falling))
     assert found.result.decision == "earlier"
     assert "earlier if below 1" in draw(found).axes[3].get_title(loc="left")
-    assert dict(found.steps)["decide"].startswith("decay earlier than linear: ")
+    assert dict(found.steps)["decide"].startswith("earlier than linear decay: ")
 
 
 def test_the_guard_is_told_with_values_thresholds_and_what_it_changes():
@@ -161,7 +161,7 @@ def test_the_peak_advice_is_that_of_the_result():
     assert dict(found.steps)["peak"] == (
         f"learning rate {ratio:.2f} times the old peak, for equal area (0.01 becomes {0.01 * ratio:.3g})"
     )
-    falling = GradientNorms.from_values(np.exp(-T / 60), learning_rate=RATES)
+    falling = GradientNorms.from_values(np.exp(-T / 60), learning_rate=0.01 * cosine(400).multiplier)
     assert dict(explain(falling, optimizer="sgd").steps)["peak"].endswith("norms that fall this far")
 
 
@@ -196,12 +196,12 @@ def test_the_figure_has_six_panels_with_their_lines():
     assert labels(schedules) == ["returned", "weights 1/N, no guard", "linear decay"]
     assert [each.get_linestyle() for each in schedules.get_lines()] == ["-", "--", ":"]
     assert np.array_equal(line(schedules, "returned").get_ydata(), found.result.schedule.multiplier)
-    assert schedules.get_title(loc="left") == "6  Decided: decay later than linear"
+    assert schedules.get_title(loc="left") == "6  Decided: later than linear decay"
 
 
 def test_the_running_means_leave_a_constant_as_it_is():
-    rates = np.where(T < 380, 0.01, 1e-4)
-    found = explain(adam(np.where(T < 380, 3.0, 1.0), np.full(400, 2.0), rates))
+    rates = 0.01 * linear(400).multiplier
+    found = explain(adam(np.where(T < 380, 3.0, 1.0), 0.02 / rates, rates))
     decides = draw(found).axes[3]
     np.testing.assert_allclose(decides.get_lines()[0].get_ydata()[:300], 4.0, rtol=1e-9)
     np.testing.assert_allclose(decides.get_lines()[1].get_ydata()[:300], 0.02, rtol=1e-9)
@@ -218,7 +218,7 @@ def test_what_is_unknown_is_said_in_words():
     steps = dict(found.steps)
     assert steps["rates"] == "of the logged run, unknown: peak unknown, warmup unknown"
     assert steps["N"].endswith("the distance travelled is unknown without learning rates")
-    assert steps["peak"].endswith("the learning rates of the whole run are unknown")
+    assert steps["peak"].endswith("the logged run has unknown rates")
 
 
 def test_rates_of_a_part_of_the_run_are_drawn_as_such():

@@ -340,7 +340,7 @@ class TestModule:
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_noisy_logs_fit_in_16_kb_within_the_tolerance(self, tmp_path, points, sigma, optimizer):
         noise = np.random.default_rng(points).standard_normal(points)
-        schedule = refined_schedule(np.exp(sigma * noise), optimizer=optimizer).schedule
+        schedule = refined_schedule(np.exp(sigma * noise), optimizer=optimizer, mode="refined").schedule
         text = module_text(schedule)
         assert len(text) <= 16_384
         (tmp_path / "m.py").write_text(text)
@@ -371,7 +371,7 @@ class TestModule:
 class TestEmit:
     @pytest.fixture
     def result(self, falling_log):
-        return refined_schedule(read_norms(falling_log), optimizer="adam")
+        return refined_schedule(read_norms(falling_log), optimizer="adam", mode="refined")
 
     def test_four_files_with_provenance(self, result, tmp_path):
         files = emit(result, tmp_path / "a" / "out")

@@ -23,8 +23,8 @@ def legend(ax):
 
 
 def test_a_result_is_drawn_against_cosine_and_linear_above_its_norms():
-    rates = np.linspace(1, 0.01, 300)
-    upper, lower = plot(refined_schedule(GradientNorms.from_values(EARLY, learning_rate=rates))).axes
+    norms = GradientNorms.from_values(EARLY, learning_rate=np.linspace(1, 0.01, 300))
+    upper, lower = plot(refined_schedule(norms, mode="refined")).axes
     assert legend(upper) == ["refined", "cosine", "linear", "logged run"]
     assert legend(lower) == ["smoothed", "raw"] or legend(lower) == ["raw", "smoothed"]
     assert lower.get_yscale() == "log"
@@ -33,8 +33,22 @@ def test_a_result_is_drawn_against_cosine_and_linear_above_its_norms():
 
 
 def test_what_the_guard_rejected_is_shown():
-    upper, _ = plot(refined_schedule(np.exp(-np.arange(300) / 60), optimizer="sgd")).axes
+    upper, _ = plot(refined_schedule(np.exp(-np.arange(300) / 60), optimizer="sgd", mode="refined")).axes
     assert legend(upper) == ["linear", "cosine", "refined (rejected)"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "drawn"),
+    [
+        (np.ones(300), ["linear", "cosine", "logged run"]),
+        (np.linspace(1e3, 0.0, 300), ["later decay", "cosine", "linear", "logged run"]),
+    ],
+)
+def test_the_default_is_drawn_under_its_name(loss, drawn):
+    rates = linear(300, warmup_steps=20).multiplier
+    norms = GradientNorms.from_values(EARLY, kind="l1", learning_rate=rates, loss=loss)
+    upper, _ = plot(refined_schedule(norms, optimizer="adam")).axes
+    assert legend(upper) == drawn
 
 
 def test_no_line_is_drawn_across_a_long_gap():

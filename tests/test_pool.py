@@ -27,8 +27,8 @@ def test_logs_at_the_same_steps_give_the_median_of_their_smoothed_norms():
 
 def test_one_log_three_times_is_that_log():
     log = seeds(1)[0]
-    pooled = refined_schedule(pool([log] * 3), smoothing=0.0, optimizer="adam")
-    alone = refined_schedule(log, smoothing=0.1, optimizer="adam")
+    pooled = refined_schedule(pool([log] * 3), smoothing=0.0, optimizer="adam", mode="refined")
+    alone = refined_schedule(log, smoothing=0.1, optimizer="adam", mode="refined")
     np.testing.assert_allclose(pooled.schedule.multiplier, alone.schedule.multiplier, rtol=1e-12)
     assert pooled.norms.pool.spread.max() == 0.0
 

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,10 +90,11 @@ def test_a_refined_schedule_is_retargeted_as_its_log_would_be():
     norms = GradientNorms.from_values(
         1 + 4 * np.exp(-t / 150) + t / 4000, t, learning_rate=linear(2000, warmup_steps=60).multiplier
     )
-    result = refined_schedule(norms, optimizer="sgd")
+    refined = partial(refined_schedule, norms, optimizer="sgd", mode="refined")
+    result = refined()
     assert result.schedule.provenance["decision"] == "refined"
     for steps in (700, 2000, 9000):
-        again = refined_schedule(norms, optimizer="sgd", total_steps=steps).schedule.multiplier
+        again = refined(total_steps=steps).schedule.multiplier
         found = retarget(result.schedule, steps)
         behind = max(60, math.ceil(60 * steps / 2000))  # what the old warmup did not cover
         assert_allclose(found.multiplier[behind:], again[behind:], atol=0.02)

@@ -7,7 +7,7 @@ that whatever wins can be had by a user with one log. `docs/default.md` has the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -27,8 +27,8 @@ class Evidence:
 
     Attributes
     ----------
-    squared : ndarray, shape (T,)
-        The optimizer's squared norms N, smoothed with both ends reflected.
+    squared, published : ndarray, shape (T,)
+        The optimizer's squared norms N, smoothed with both ends reflected; with the published padding on the left.
     rates : ndarray, shape (T,)
         Learning rates of the logged run, in any unit.
     loss : ndarray, shape (T,)
@@ -38,6 +38,7 @@ class Evidence:
     """
 
     squared: Array
+    published: Array
     rates: Array
     loss: Array
     rho: float
@@ -49,6 +50,9 @@ class Evidence:
 
 
 Candidate = Callable[[Evidence], Array]
+
+_START, _STOP = 0.1, 0.98
+_WINDOWS = (0.08, 0.12), (0.48, 0.52), (0.96, 1.0)
 
 
 def base(name: str, log: Evidence) -> Array:
@@ -64,6 +68,36 @@ def time_form(log: Evidence, *, power: float = 1.0, clip: float = np.inf, declin
     sharpening make norms rise without the noise that the theorem takes them for.
     """
     return refined_multiplier(_clipped(_falling(log.squared, declines), clip) ** -power)
+
+
+def published_padding(log: Evidence) -> Array:
+    """Theorem 3 on norms whose first half window is copies of the first: one large norm makes a warmup."""
+    return refined_multiplier(1.0 / log.published)
+
+
+def elasticity(log: Evidence) -> float:
+    r"""Power e of the learning rate in the norms: least squares for :math:`\log N = a + b x + c x^2 + e \log h`.
+
+    x is the share of updates done. On a linear log only the last part tells time from rate; kept within [-1, 2].
+    """
+    x = (np.arange(log.steps) + 0.5) / log.steps
+    at = (x > _START) & (x < _STOP) & (log.rates > 0.0)
+    terms = np.stack([np.ones(at.sum()), x[at], x[at] ** 2, np.log(log.rates[at])], axis=1)
+    found, *_ = np.linalg.lstsq(terms, np.log(log.squared[at]), rcond=None)
+    return float(np.clip(found[3], -1.0, 2.0))
+
+
+def rate_divided_out(log: Evidence, inside: Candidate) -> Array:
+    """The norms as they would be at a constant rate, N / h^e: an annealed run's fall because it anneals."""
+    rates = np.maximum(log.rates / log.rates.max(), 1.0 - _STOP)
+    return inside(replace(log, squared=log.squared / rates ** elasticity(log)))
+
+
+def later_if_the_loss_falls_late(log: Evidence, *, share: float) -> Array:
+    """The obvious reading of the loss: still falling in the second half, it wants the rate for longer."""
+    at = [log.loss[int(a * log.steps) : int(b * log.steps) + 1].mean() for a, b in _WINDOWS]
+    late = (at[1] - at[2]) / (at[0] - at[2]) if at[0] > at[2] else 0.0
+    return base("polynomial:0.75" if late > share else "linear", log)
 
 
 def progress_form(
@@ -87,9 +121,9 @@ def blended(log: Evidence, one: Candidate, *, share: Callable[[Evidence], float]
     return np.asarray(mixed / mixed.max(), dtype=np.float64)
 
 
-def guarded(log: Evidence, inside: Candidate, outside: str = "linear", *, low: float, high: float = np.inf) -> Array:
-    """`inside` where low <= rho <= high, else `outside`."""
-    return inside(log) if low <= log.rho <= high else base(outside, log)
+def guarded(log: Evidence, inside: Candidate, *, low: float, high: float) -> Array:
+    """`inside` where low <= rho <= high, else linear decay."""
+    return inside(log) if low <= log.rho <= high else base("linear", log)
 
 
 def _falling(squared: Array, declines: bool) -> Array:
@@ -138,5 +172,18 @@ CANDIDATES: Mapping[str, Candidate] = {
     "progress 1/4 on 1-sqrt": partial(progress_form, on=_SQRT),
     "progress 1/4 on (1-x)^0.75": partial(progress_form, on="polynomial:0.75"),
     "progress -1/4": partial(progress_form, alpha=-0.25),
+    "time 2": partial(time_form, power=2.0),
+    "time, published padding": published_padding,
+    "time, rate divided out": partial(rate_divided_out, inside=time_form),
+    "progress 1/2, rate divided out": partial(rate_divided_out, inside=partial(progress_form, alpha=0.5, clip=np.inf)),
+    "half time, half linear": partial(blended, one=time_form, share=lambda log: 0.5),
+    "time, blended by rho": partial(
+        blended, one=time_form, share=lambda log: float(np.clip((log.rho - 0.3) / 0.3, 0, 1))
+    ),
+    "time if rho in 0.3 .. 1.2": partial(guarded, inside=time_form, low=0.3, high=1.2),
+    "progress 1/4, declines, if rho in 0.3 .. 1.2": partial(
+        guarded, inside=partial(progress_form, declines=True), low=0.3, high=1.2
+    ),
+    "(1-x)^0.75 if the loss falls late": partial(later_if_the_loss_falls_late, share=1 / 3),
 }
 """By name, as in the tables."""

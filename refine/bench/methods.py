@@ -19,6 +19,7 @@ from ..families import with_warmup
 from ..norms import GradientNorms, Source
 from ..refinement import inverse_squared_norms
 from ..schedule import Schedule
+from ..smoothing import smooth
 from .candidates import CANDIDATES, Evidence
 from .outcome import Log
 from .problems import Optimizer
@@ -139,12 +140,17 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
 def _candidate(name: str, norms: GradientNorms, optimizer: Optimizer) -> Refinement:
     """Linear decay as `refine fit` would give it, with a candidate in its place, at equal area."""
     like = refined_schedule(norms, optimizer=optimizer.family, mode="linear")
-    rates, loss = like.prior.multiplier, norms.loss
-    if rates is None or loss is None:
+    rates = like.prior.multiplier
+    if rates is None or norms.loss is None:
         raise RefineError(f"{name} needs the learning rates and the losses of the log; it lacks them")
-    on_updates = norms.on_updates(like.smoothed, norms.total_steps)
-    weights = inverse_squared_norms(on_updates, optimizer=optimizer.family)
-    candidate = CANDIDATES[name](Evidence(1.0 / weights, rates, loss, end_to_start(on_updates)))
+    loss = norms.on_updates(norms.loss, norms.total_steps)
+    reflected, published = (
+        norms.on_updates(column, norms.total_steps) for column in (like.smoothed, smooth(norms.values, left="nearest"))
+    )
+    squared, padded = (
+        1.0 / inverse_squared_norms(column, optimizer=optimizer.family) for column in (reflected, published)
+    )
+    candidate = CANDIDATES[name](Evidence(squared, padded, rates, loss, end_to_start(reflected)))
     multiplier = with_warmup(candidate, like.warmup_steps)
     if np.allclose(multiplier, like.schedule.multiplier, rtol=1e-6, atol=0.0):
         return replace(like, peak_lr_ratio=like.prior.peak_ratio(multiplier))

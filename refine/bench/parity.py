@@ -133,11 +133,11 @@ def _readings(published: Published, norms: GradientNorms) -> Iterator[Reading]:
     steps, family = norms.total_steps, published.optimizer
     curve = polynomial(steps, warmup_steps=round(published.warmup * steps), power=published.exponent).multiplier
     window = min(0.1, _SCRIPT_WINDOW / norms.values.size)
-    default = refined_schedule(norms, optimizer=family)
+    guarded = refined_schedule(norms, optimizer=family, mode="refined")
     for mode, found in (
         ("paper", refined_schedule(norms, optimizer=family, mode="paper")),
         ("paper, script's window", refined_schedule(norms, optimizer=family, mode="paper", smoothing=window)),
-        (f"default: {default.decision}", default),
+        (f"refined: {guarded.decision}", guarded),
     ):
         h = found.schedule.multiplier
         yield Reading(
@@ -200,7 +200,7 @@ def _report(rows: tuple[Row, ...]) -> list[doc.Heading | doc.Paragraph | doc.Ite
         doc.Paragraph(
             "Mode paper smooths over a tenth of the points, as the paper's algorithm does; the script over "
             f"{_SCRIPT_WINDOW:,} of any log of more than 10,000, without its first and last two (kept here). Both "
-            "repeat the first norm at the left edge, and so it decides the first multiplier. The default mode reflects "
+            "repeat the first norm at the left edge, and so it decides the first multiplier. Mode refined reflects "
             "that edge too, and caps the start by a straight warmup, here of 2 % of the updates: the logs hold no "
             "learning rates to tell the run's own."
         ),

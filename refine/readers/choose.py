@@ -157,7 +157,10 @@ def choose(
         everywhere = np.count_nonzero(np.isfinite(joined["lr"])) == np.count_nonzero(np.isfinite(rate_column.values))
         if not everywhere:
             rates = last_of_each_step(axis.of(rate_column), _scaled(rate_column))
-    for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"]):
+    l1 = None
+    if kind == "dual" and (beside := next((c for c in _with_role("l1", records) if group(c.name) is None), None)):
+        l1 = match(axis.of(beside), beside.values, cleaned.steps)
+    for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"], l1):
         if array is not None:
             array.flags.writeable = False  # nobody else holds it: no copy is needed
     norms = GradientNorms.from_cleaned(
@@ -183,6 +186,7 @@ def choose(
         rates=rates,
         extras=_extras(records, norm, seen, kind or "l2", axis, cleaned.steps) if options.extras else {},
         travel=travelled(records, axis.of, rate_column, loss_column) if group(norm.name) is None else None,
+        l1=l1,
     )
     return norms.with_dropped(dropped)
 

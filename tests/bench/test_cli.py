@@ -6,9 +6,14 @@ from click.testing import CliRunner
 from refine.cli.main import main
 
 from refine.bench.reporting.results import Results, load
+from refine.bench.reporting.selection import selection
 from refine.bench.store import Store
+from refine.bench.suites import SUITES
 
 from .reporting.synthetic import results
+from .reporting.test_selection import default, folder, pair
+
+OFFERED = ("smoke", "convex", "deep", "convex-choose", "deep-choose", "convex-confirm", "deep-confirm", "paper")
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -19,8 +24,8 @@ def call(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say which suite: --suite smoke|convex|deep|paper, or refine bench report STORE"),
-        (("--suite", "all"), "'all' is not one of 'smoke', 'convex', 'deep', 'paper'"),
+        ((), f"say which suite: --suite {'|'.join(OFFERED)}, or refine bench report STORE"),
+        (("--suite", "all"), f"'all' is not one of {', '.join(map(repr, OFFERED))}"),
         (("--suite", "paper"), "--suite paper needs the folder of the paper's logs: --logs DIR"),
         (("--suite", "smoke", "--logs", "x"), "--logs, --out and --force go with --suite paper; leave them out"),
         (("--suite", "paper", "--logs", "x", "--store", "s"), "--suite paper trains nothing: leave --store out"),
@@ -38,6 +43,10 @@ def call(*arguments: str) -> tuple[int, str]:
         (("--out", "x", "report", "s"), "--out stands before report; put it behind"),
         (("--force", "report", "s"), "--force stands before report; put it behind"),
         (("report",), "Missing argument 'STORE...'"),
+        (("--suite", "smoke", "selection", "d"), "--suite is for refine bench itself; leave it out, or the command"),
+        (("--out", "x", "selection", "d"), "--out stands before selection; put it behind"),
+        (("selection", "-o", "x.md"), "Missing argument 'DIR...'"),
+        (("selection", "d"), "Missing option '--out' / '-o'"),
     ],
 )
 def test_usage(arguments: tuple[str, ...], said: str, tmp_path, monkeypatch) -> None:
@@ -54,6 +63,8 @@ def test_usage(arguments: tuple[str, ...], said: str, tmp_path, monkeypatch) -> 
         (("--suite", "smoke", "--only", "cats"), "problem 'cats' is not in this suite; it has iris, digits"),
         (("--suite", "smoke", "--only", "iris", "--address", "x"), "--address is for --engine dask or ray"),
         (("report", "nothing.sqlite"), "nothing.sqlite is no file; name the store of a suite"),
+        (("selection", "nowhere", "-o", "x.md"), "cannot read nowhere/meta.json: No such file or directory; name a"),
+        (("selection", "a\nb", "-o", "x.md"), "cannot read a\\nb/meta.json: No such file or directory; name a folder"),
         (("--suite", "paper", "--logs", "nowhere"), "nowhere"),
     ],
 )
@@ -145,6 +156,29 @@ def test_a_report_that_fails_writes_nothing(stores, broken: str) -> None:
     assert len(output.splitlines()) == 1
     assert broken in output
     assert not Path("out").exists()
+
+
+def test_a_selection_is_written_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = {(name, "sgd"): default(pair(-1.0)) for name in "ab"}
+    folders = [str(folder(tmp_path, cells, suite)) for suite in ("deep-choose", "convex-confirm")]
+    page = Path("s.md")
+    assert call("selection", *folders, "-o", "s.md") == (0, "wrote     s.md\n")
+    written = page.read_text()
+    assert written == selection(folders)
+    assert written.startswith("# How the default was chosen, and confirmed\n")
+    code, output = call("selection", folders[0], "-o", "s.md")
+    assert (code, output) == (1, "Error: s.md exists; choose another place, or overwrite it (--force)\n")
+    assert page.read_text() == written
+    code, output = call("selection", folders[0], "nowhere", "-o", "s.md", "--force")
+    assert code == 1
+    assert page.read_text() == written
+    assert call("selection", folders[0], "-o", "s.md", "--force")[0] == 0
+    assert page.read_text() == selection(folders[:1]) != written
+
+
+def test_every_suite_is_offered() -> None:
+    assert set(OFFERED) == {*SUITES, "paper"}
 
 
 def test_every_option_has_help() -> None:

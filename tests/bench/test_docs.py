@@ -8,8 +8,10 @@ import pytest
 from refine.bench.reporting import statistics
 from refine.bench.reporting.report import write_report
 from refine.bench.reporting.results import load
+from refine.bench.reporting.selection import selection
 
 ROOT = Path(__file__).parents[2]
+HALVES = ("choose", "confirm")
 RESULTS = [ROOT / "docs/bench/results" / suite for suite in ("convex", "deep")]
 
 
@@ -19,6 +21,25 @@ def test_the_report_is_made_from_the_results(tmp_path) -> None:
             assert (ROOT / "docs/bench" / path.name).read_text() == path.read_text()
         else:
             assert path.suffix == ".html" or (ROOT / "docs/bench" / path.name).is_file()
+
+
+def test_the_page_on_the_default_is_made_from_the_results() -> None:
+    halves = [ROOT / "docs/bench/results" / f"{kind}-{half}" for half in HALVES for kind in ("convex", "deep")]
+    assert (ROOT / "docs/bench/selection.md").read_text() == selection(halves)
+
+
+def test_the_docs_quote_what_was_confirmed() -> None:
+    confirmed = (ROOT / "docs/bench/selection.md").read_text().partition("## The half it was chosen on")[0]
+    text = (ROOT / "docs/default.md").read_text()
+    (ranks,) = re.findall(r"Mean rank, all suites.*", confirmed)
+    for name in ("cosine", "default\\(linear\\)", "one-cycle", "wsd", "step"):
+        (rank,) = re.findall(rf"{name} (\d\.\d\d)", ranks)
+        assert rank in text, name
+    for asked in ("each at its own swept rate", "without a sweep of its own"):
+        (worst,) = re.findall(rf"Never worse.*{asked}: holds; worst (\S+) %", confirmed)
+        assert f"worst {worst} ±" in text
+    (most,) = re.findall(r"Without a sweep within.*holds; median 0.00 %, most \+(\S+) %", confirmed)
+    assert f"most {most} %, median 0.00 %" in text
 
 
 def counted(suite: int, method: str) -> tuple[int, int, int]:
@@ -32,8 +53,9 @@ def counted(suite: int, method: str) -> tuple[int, int, int]:
     ("suite", "method", "name"),
     [
         (0, "paper(linear)", "the published method on 40 convex cells"),
-        (0, "refined(linear)", "the default there"),
-        (1, "refined(linear)", "the default on 8 small deep ones"),
+        (0, "refined(linear)", "with a guard on them"),
+        (0, "default(linear)", "the default there"),
+        (1, "default(linear)", "the default on 8 small deep ones"),
     ],
 )
 def test_the_readme_quotes_the_results(suite: int, method: str, name: str) -> None:

@@ -29,14 +29,14 @@ def norms_of(published):
 def test_norms_of_the_figures_curve_give_it_back(published, tmp_path):
     write_log(tmp_path / published.log, norms_of(published))
     (row,) = (row for row in parity(tmp_path) if row.published == published)
-    paper, window, default = row.readings
+    paper, window, refined = row.readings
     assert (paper.mode, window.mode) == ("paper", "paper, script's window")
     assert replace(window, mode="paper") == paper  # up to 10,000 points the script's window is a tenth of them too
     assert paper.warmup == pytest.approx(published.warmup, abs=0.001)
     expected = 2.82 if published.exponent == 3.0 else published.exponent  # as the page says
     assert paper.exponent == pytest.approx(expected, abs=0.02)
     assert paper.curve_r2 > 0.995
-    assert default.mode.startswith("default: ")
+    assert refined.mode == {"sgd": "refined: refined", "adam": "refined: linear"}[published.optimizer]
 
 
 def test_constant_norms_are_linear_decay(tmp_path):
@@ -58,7 +58,7 @@ def test_constant_norms_are_linear_decay(tmp_path):
         assert reading.log_fit == pytest.approx((1.0, 1.0), rel=1e-9)
     h, curve = 1.0 - np.arange(T) / T, polynomial(T, warmup_steps=1120, power=1.0).multiplier
     assert sgd[0].curve_r2 == pytest.approx(1.0 - np.sum((h - curve) ** 2) / np.sum((h - h.mean()) ** 2), rel=1e-9)
-    assert sgd[2].mode == "default: refined"
+    assert sgd[2].mode == "refined: refined"
     assert sgd[2].warmup == (0.02 * T - 1) / T
 
 

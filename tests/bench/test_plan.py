@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from refine import Schedule
-from refine.bench.methods import METHODS
+from refine.bench.methods import METHODS, TRIED
 from refine.bench.outcome import Log, Outcome
 from refine.bench.plan import Cell, Protocol
 from refine.bench.problems import Optimizer, Problem
 from refine.bench.store import Run
+from refine.families import polynomial, with_warmup
 
 STEPS = 200
 PROTOCOL = Protocol((0, 1), (100, 101, 102, 103, 104), window=1, half_octaves=True)
@@ -204,6 +207,36 @@ def test_the_modes_are_what_they_say(done) -> None:
     falling, _ = finish(norms=np.exp(-np.arange(STEPS) / 20.0))
     guarded, free = (falling.refinement(mode, falling.logs["linear"][100]) for mode in ("refined", "unguarded"))
     assert (guarded.decision, free.decision) == ("linear", "refined")
+
+
+def finish_with(*names: str, **how: Any) -> Cell:
+    by_name = {method.name: method for method in (*METHODS, *TRIED)}
+    return finish(protocol=replace(PROTOCOL, methods=tuple(by_name[name] for name in names)), **how)[0]
+
+
+def runs_of(cell: Cell, method: str) -> set[Run]:
+    return {f.run for f in cell.finals if f.method == method and f.rates == "swept" and f.warmup != "fixed"}
+
+
+def test_a_suite_compares_the_methods_of_its_protocol_alone() -> None:
+    falling = np.exp(-np.arange(STEPS) / 60.0)
+    cell = finish_with("linear", "(1-x)^0.75", "time 1", "default(linear)", optimizer=ADAM, norms=falling)
+    assert {final.method for final in cell.finals} == {"linear", "(1-x)^0.75", "time 1", "default(linear)"}
+    assert set(cell.logs) == {"linear"}
+    assert not cell.failed
+    for final in cell.finals:
+        if final.method == "(1-x)^0.75":
+            bent = polynomial(STEPS, power=0.75).multiplier
+            assert_allclose(cell.multiplier(final.run.schedule, final.run.log), with_warmup(bent, 40), rtol=1e-9)
+    assert cell.refinement("default", cell.logs["linear"][100]).decision == "earlier"
+    linear, *others = (runs_of(cell, name) for name in ("linear", "time 1", "default(linear)"))
+    assert not any(linear & other for other in others)
+
+
+def test_where_the_default_is_linear_decay_it_is_not_trained_again() -> None:
+    cell = finish_with("linear", "default(linear)", optimizer=SGD)
+    assert cell.refinement("default", cell.logs["linear"][100]).decision == "linear"
+    assert runs_of(cell, "linear") == runs_of(cell, "default(linear)")
 
 
 def test_a_sweep_goes_by_the_mean_over_the_seeds() -> None:

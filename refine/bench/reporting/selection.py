@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from ...default import EARLIER, LATER, SEPARABLE
+from ...errors import RefineError
+from ...files import printable
 from . import document as doc
+from .headline import DEFAULT
 from .results import Results, load
 from .statistics import BASELINE, CELL, NULL, Arm, arms_at_own_best, cells, hindsight, paired, ranking, summary
-from .words import FAMILIES, count, groups, label, number, percent, plus_minus, score
+from .words import FAMILIES, count, groups, label, number, percent, plus_minus, score, suites
 
-__all__ = ["DEFAULT", "selection"]
-
-DEFAULT = "default(linear)"
-"""Method that is judged."""
+__all__ = ["selection"]
 
 RIVALS = ("cosine", "step", "one-cycle", "wsd")
 WORSE, NO_SWEEP, SHARE, NOTHING = 0.5, 1.0, 0.5, 0.05
@@ -28,6 +28,12 @@ per cent that are no gain."""
 def selection(folders: Sequence[str | os.PathLike[str]]) -> str:
     """Markdown of some folders of results, in which a suite's name ends with the half of its problems."""
     results = [load(folder) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if not str(result.meta["suite"]).endswith(("-choose", "-confirm")):
+            raise RefineError(
+                f"{printable(folder)} holds the suite {result.meta['suite']}, which is no half; name folders of the "
+                "suites convex-choose, deep-choose, convex-confirm and deep-confirm"
+            )
     blocks: list[doc.Block] = [
         doc.Heading(1, "How the default was chosen, and confirmed"),
         doc.Paragraph(
@@ -63,6 +69,8 @@ def _half(results: Sequence[Results]) -> list[doc.Block]:
 def _goals(found: pd.DataFrame, differences: pd.DataFrame, best: pd.DataFrame) -> list[doc.Block]:
     """What was asked of the default, and whether it holds."""
     own = {rates: found[(found["method"] == DEFAULT) & (found["rates"] == rates)].set_index(CELL) for rates in _RATES}
+    if any(frame.empty for frame in own.values()):
+        return []
     texts = []
     for rates, frame in own.items():
         bad = frame[(frame["mean"] > WORSE) & ~(frame["mean"] <= 2.0 * frame["se"])]
@@ -70,11 +78,12 @@ def _goals(found: pd.DataFrame, differences: pd.DataFrame, best: pd.DataFrame) -
         worst = f"worst {percent(frame['mean'].max())} % of {count(len(frame), 'cell')}"
         texts.append(
             f"Never worse by more than {WORSE:g} % and two standard errors, {_RATES[rates]}: "
-            f"{'holds' if bad.empty else 'misses in'} {shown + ', ' if shown else ''}{worst}."
+            f"{'holds' if bad.empty else 'misses in ' + shown}; {worst}."
         )
-    texts.append(_ranked(found))
+    texts.append(_ranked(found, "all suites"))
+    texts += [_ranked(found[found["suite"] == suite], suite) for suite in suites(found) if found["suite"].nunique() > 1]
     sweep, rule = (own[rates]["mean"] for rates in _RATES)
-    cost = (rule - sweep).reindex(sweep.index)
+    cost = (rule - sweep).reindex(sweep.index).fillna(np.inf)  # both diverged
     far = cost[cost > NO_SWEEP]
     shown = "; ".join(f"{_named(cell)} {percent(value)} %" for cell, value in far.items())
     texts.append(
@@ -102,19 +111,20 @@ def _named(cell: object) -> str:
     return ", ".join(map(str, cell[1:])) if isinstance(cell, tuple) else str(cell)
 
 
-def _ranked(found: pd.DataFrame) -> str:
+def _ranked(found: pd.DataFrame, where: str) -> str:
     """Mean ranks among linear decay and the rivals."""
     wanted = (BASELINE.method, DEFAULT, *RIVALS)
     at_best = found[(found["rates"] == "swept") & (found["warmup"] != "fixed") & found["method"].isin(wanted)]
-    if (ranks := ranking(at_best)) is None:
-        return "Mean rank: the rivals were not trained here."
+    ranks = ranking(at_best)
+    missing = sorted({*wanted} - {arm.method for arm in ranks.names}) if ranks else list(wanted)
+    if ranks is None or missing:
+        return f"Mean rank, {where}: not told, {', '.join(missing)} were not trained in all of two cells or more."
     shown = ", ".join(f"{arm.method} {rank:.2f}" for arm, rank in zip(ranks.names, ranks.ranks, strict=True))
     by_name = dict(zip((arm.method for arm in ranks.names), ranks.ranks, strict=True))
-    behind = [name for name in RIVALS if name in by_name and by_name[name] <= by_name[DEFAULT]]
-    if not set(RIVALS) & set(by_name):
-        return "Mean rank: the rivals were not trained here."
+    behind = [name for name in RIVALS if by_name[name] <= by_name[DEFAULT]]
+    verdict = f"misses {', '.join(behind)}" if behind else "holds"
     return (
-        f"Mean rank ahead of {', '.join(RIVALS)}: {'misses ' + ', '.join(behind) if behind else 'holds'}; over "
+        f"Mean rank, {where}, ahead of {', '.join(RIVALS)}: {verdict}; over "
         f"{count(ranks.cells, 'cell')} {shown} (critical difference {ranks.critical_difference:.2f})."
     )
 
@@ -135,12 +145,12 @@ def _cells(found: pd.DataFrame, logs: pd.DataFrame, best: pd.DataFrame) -> list[
             (
                 *names,
                 bends,
-                str(gains[names]["chosen"]),
+                str(gains.get(names, {}).get("chosen", "")),
                 number(rho),
                 number(ratio),
                 shown.get("swept", ""),
                 shown.get("rule", ""),
-                percent(-float(gains[names]["gain"])),
+                percent(-float(gains.get(names, {}).get("gain", np.nan))),
             )
         )
     header = (*CELL, "decides", "best in hindsight", "rho", "progress ratio", "swept", "no sweep", "best")

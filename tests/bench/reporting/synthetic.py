@@ -5,18 +5,18 @@ import pandas as pd
 
 from refine.bench.reporting.results import Results
 from refine.bench.reporting.statistics import NULL
+from refine.default import choose
 from refine.diagnostics import RULES
 
 FAMILIES = ("linear", "constant", "step", "cosine", "1-sqrt", "wsd", "one-cycle")
 REFINED = (
-    *(f"{mode}(linear)" for mode in ("paper", "refined", "unguarded", "progress")),
-    *(f"{mode}({prior})" for prior in ("constant", "wsd") for mode in ("paper", "refined")),
-    "paper(paper(linear))",
-    "refined(refined(linear))",
+    *(f"{mode}(linear)" for mode in ("default", "paper", "refined", "unguarded", "progress")),
+    *(f"{mode}({prior})" for prior in ("constant", "wsd") for mode in ("default", "paper", "refined")),
+    *(f"{mode}({mode}(linear))" for mode in ("default", "paper", "refined")),
 )
 PACKAGES = ("schedulefree", "dadaptation", "prodigy", "mechanic")
 FLAGS = tuple(dict.fromkeys(rule.name for rule in RULES))
-PRIORS = ("linear", "constant", "wsd", "paper(linear)", "refined(linear)")
+PRIORS = ("linear", "constant", "wsd", "default(linear)", "paper(linear)", "refined(linear)")
 
 
 def arms():
@@ -32,13 +32,13 @@ def results(
     suite="convex", problems=20, optimizers=("sgd", "adam"), seeds=8, seed=0, names=None, skipped=True
 ) -> Results:
     """Refinement loses the more the lower rho is, "paper" most; prodigy diverges once; mechanic misses a problem."""
-    rng = np.random.default_rng(seed)
+    rng, of_default = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
     names = names or [f"set {i:02d}" for i in range(problems)]
     runs, logs, costs = [], [], []
     for i, problem in enumerate(names):
         for optimizer in optimizers:
             rho = float(np.exp(rng.uniform(np.log(0.05), np.log(2.0))))
-            harm = {"paper": 4.0, "unguarded": 1.0, "progress": 0.5, "refined": 0.5 * (rho > 0.3)}
+            harm = {"paper": 4.0, "unguarded": 1.0, "progress": 0.5, "refined": 0.5 * (rho > 0.3), "default": 0.0}
             loss = np.exp(rng.normal(-1.0, 0.5)) * (1 + 0.05 * rng.normal(size=seeds))
             own = {method: rng.normal(0.8, 0.6) for method in (*FAMILIES, NULL, *PACKAGES)}
             for method, warmup, rates in arms():
@@ -48,7 +48,8 @@ def results(
                 shift = own[method] if method in own else harm[mode] * max(0.0, -np.log(rho)) ** 2 - 0.3
                 shift = 0.0 if method in ("linear", NULL) else shift
                 shift += 12.0 * (method == "constant") + 0.4 * (rates == "rule") + 0.2 * (warmup == "fixed")
-                values = loss * (1 + 0.01 * (shift + 0.6 * rng.normal(size=seeds)))
+                draw = of_default if mode == "default" else rng
+                values = loss * (1 + 0.01 * (shift + 0.6 * draw.normal(size=seeds)))
                 if (method, warmup, rates) == ("linear", "tuned", "swept"):
                     values = loss
                 if method == "prodigy" and i == 3:
@@ -74,11 +75,14 @@ def results(
                         )
                     )
             for prior in PRIORS:
+                draw = of_default if prior.startswith("default") else rng
                 for s in range(seeds):
-                    values = {name: float(rng.normal()) for name in FLAGS}
-                    values |= {"rho": rho * np.exp(0.05 * rng.normal()), "points": 1000.0, "late rise": np.nan}
+                    values = {name: float(draw.normal()) for name in FLAGS}
+                    values |= {"rho": rho * np.exp(0.05 * draw.normal()), "points": 1000.0, "late rise": np.nan}
                     decision = "linear" if values["rho"] < 0.3 else "refined"
-                    logs.append((suite, problem, optimizer, prior, s, decision, *values.values()))
+                    ratio = float("nan") if optimizer == "sgd" else float(np.exp(values["spikes"]))
+                    default = choose({**values, "progress ratio": ratio}).bend
+                    logs.append((suite, problem, optimizer, prior, s, decision, default, *values.values(), ratio))
     cell = ["suite", "problem", "optimizer", "method"]
     return Results(
         pd.DataFrame(
@@ -95,7 +99,7 @@ def results(
                 "test_loss",
             ],
         ),
-        pd.DataFrame(logs, columns=[*cell, "seed", "decision", *FLAGS]),
+        pd.DataFrame(logs, columns=[*cell, "seed", "decision", "default", *FLAGS, "progress ratio"]),
         pd.DataFrame(
             costs,
             columns=[

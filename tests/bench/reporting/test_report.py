@@ -156,11 +156,18 @@ class TestFiles:
 class TestContent:
     def test_headline(self, blocks):
         sentences = blocks[1].texts
-        assert len(sentences) == 6
+        assert len(sentences) == 7
+        assert [text.partition(",")[0] for text in sentences[:3]] == [
+            "default(linear)",
+            "refined(linear)",
+            "paper(linear)",
+        ]
+        shown = row(tables(blocks, "convex, SGD: % over")[0], "default(linear)")[1]
+        assert f": convex SGD {shown} cells" in sentences[0]
         wins, ties, losses = row(tables(blocks, "convex, SGD: % over")[0], "paper(linear)")[1].split(" / ")
-        assert f"convex SGD {wins} / {ties} / {losses} cells" in sentences[1]
+        assert f"convex SGD {wins} / {ties} / {losses} cells" in sentences[2]
         assert int(losses) > int(wins)
-        assert re.search(r"convex SGD -[01]\.\d\d \(p 0\.\d+", sentences[2])
+        assert re.search(r"convex SGD -[01]\.\d\d \(p 0\.\d+", sentences[3])
 
     def test_the_baseline_is_zero_and_marked(self, blocks):
         assert row(tables(blocks, "convex, SGD: % over")[0], "linear")[1:5] == ["baseline", "0", "0", "0"]

@@ -50,6 +50,9 @@ def test_round_trip(small, folder):
     assert_frame_equal(found.runs[list(expected)], expected, rtol=1e-6, check_dtype=False)
     assert found.runs["seed"].dtype == "int64"
     assert found.logs["late rise"].isna().all()
+    logs = small.logs.sort_values(["problem", "optimizer", "method", "seed"], ignore_index=True)
+    assert_frame_equal(found.logs[["default", "progress ratio"]], logs[["default", "progress ratio"]], rtol=1e-6)
+    assert found.logs["progress ratio"].isna().tolist() == (logs["optimizer"] == "sgd").tolist()
     assert found.runs["test_loss"].isna().all()
     assert found.meta == small.meta
 
@@ -89,11 +92,14 @@ def signed(folder, **changes):
     (folder / "meta.json").write_text(json.dumps(meta | {"sha256": sums}))
 
 
+ALL = "smoke, convex, deep, convex-choose, convex-confirm, deep-choose, deep-confirm"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "known"),
     [
-        ("suite", "convex\n```\nrm", "smoke, convex, deep"),
-        ("suite", ["convex"], "smoke, convex, deep"),
+        ("suite", "convex\n```\nrm", ALL),
+        ("suite", ["convex"], ALL),
         ("scale", "huge", "smoke, cpu, gpu"),
     ],
 )
@@ -108,7 +114,8 @@ def test_an_unknown_suite_or_scale_is_refused(folder, key, value, known):
 
 
 def test_known_suites_are_those_that_there_are(folder):
-    for suite in (*SUITES, "convex"):
+    assert set(ALL.split(", ")) == set(SUITES)
+    for suite in SUITES:
         signed(folder, suite=suite)
         assert load(folder).meta["suite"] == suite
 

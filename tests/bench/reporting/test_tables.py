@@ -88,7 +88,8 @@ class TestControl:
             text for text in texts(blocks) if "linear, again (null: linear decay tuned again on other seeds)" in text
         ]
         assert len(notes) == 2
-        assert f"linear decay tuned again on other seeds: {wins})" in sentence(blocks, "refined(linear)")
+        assert f"linear decay tuned again on other seeds: {wins})" in sentence(blocks, "default(linear)")
+        assert "again on other seeds" not in sentence(blocks, "refined(linear)")
 
     def test_it_is_neither_ranked_nor_chosen(self, of, blocks):
         for block in blocks:

@@ -1,0 +1,60 @@
+"""What schedules gain in the bound on the shared LLM runs, on norms that did not choose them.
+
+    python tests/benchmarks/llm_gain.py [SHARED]
+
+Every rule is fitted on one log and judged on the smoothed norms of every other: the best bound of linear decay with the
+same warmup over its own, less 1, in per cent. The bound is convex theory and calls late decay worse than linear; the
+losses of these runs do not (tests/benchmarks/llm_ranking.py), so a gain here is no promise.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+
+from refine import Schedule, linear, read_norms, refined_schedule
+from refine.bound import best_omega
+from refine.default import bend
+from refine.families import with_warmup
+from refine.smoothing import smooth
+
+RULES = ("default", "later everywhere", "earlier everywhere", "refined", "paper", "progress")
+
+
+def main(shared: Path) -> None:
+    logs = {}
+    for path in sorted((shared / "llm-runs" / "grad_norm").glob("*.csv")):
+        norms = read_norms(path, norm_kind="l2")
+        if norms.steps[0] < 0.05 * norms.total_steps:  # the others are branches
+            logs[path.stem] = norms
+    gains: dict[str, list[float]] = {rule: [] for rule in RULES}
+    decided = []
+    for one, other in permutations(logs, 2):
+        chosen = {rule: schedule(rule, logs[one]) for rule in RULES}
+        judge = logs[other].on_updates(smooth(logs[other].values), logs[one].total_steps)
+        warmup = refined_schedule(logs[one], optimizer="adam").warmup_steps
+        line = best_omega(linear(logs[one].total_steps, warmup_steps=warmup).multiplier, judge)
+        for rule, multiplier in chosen.items():
+            gains[rule].append(100.0 * (line / best_omega(multiplier.multiplier, judge) - 1.0))
+    for name, norms in logs.items():
+        found = refined_schedule(norms, optimizer="adam")
+        decided.append(f"{name}: {found.decision}, {found.reason}")
+    print(f"{len(logs)} logs, {len(gains['default'])} pairs; gain in the bound over linear decay, %")
+    print(f"{'':20}{'median':>8}{'least':>8}{'most':>8}")
+    for rule, found in gains.items():
+        print(f"{rule:20}{np.median(found):8.2f}{min(found):8.2f}{max(found):8.2f}")
+    print("\n".join(decided))
+
+
+def schedule(rule: str, norms: object) -> Schedule:
+    if rule.endswith("everywhere"):
+        warmup = refined_schedule(norms, optimizer="adam").warmup_steps
+        return Schedule(with_warmup(bend(rule.split()[0], norms.total_steps), warmup))
+    return refined_schedule(norms, optimizer="adam", mode="auto" if rule == "default" else rule).schedule
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared"))
