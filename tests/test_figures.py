@@ -102,7 +102,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path, suffix, name):
 
 
 def test_the_figure_of_a_result_carries_its_provenance(tmp_path):
-    result = refined_schedule(EARLY)
+    result = refined_schedule(EARLY, mode="refined")
     for suffix in (".png", ".svg"):
         save_figure(result, tmp_path / f"f{suffix}")
         assert b"arXiv:2310.07831" in (tmp_path / f"f{suffix}").read_bytes()
