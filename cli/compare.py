@@ -9,16 +9,14 @@ from typing import Any
 
 import click
 
-from .options import log_options, smoothing_option
+from .options import log_options, prior_schedule_option, smoothing_option
 from .progress import reading
 
 
 @click.command()
 @click.argument("items", metavar="[LOG] [SCHEDULE]...", nargs=-1, required=True)
 @click.option("--norms", metavar="LOG|constant", help="Norms to compare on.  [default: the LOG named, else constant]")
-@click.option(
-    "--prior-schedule", metavar="NAME", help="Schedule of the logged run, if its log has no rates: a name or a file."
-)
+@prior_schedule_option
 @click.option(
     "--total-steps",
     type=click.IntRange(min=1),

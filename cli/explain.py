@@ -7,30 +7,16 @@ from typing import Any
 
 import click
 
-from .options import Number, log_options, smoothing_option
+from .options import figure_options, log_options, run_options, smoothing_option
 from .progress import reading
 
 
 @click.command()
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @log_options
-@click.option(
-    "--prior-schedule",
-    metavar="NAME",
-    help="Schedule of the logged run, if its log has no rates: a name or a file.",
-)
-@click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Peak learning rate of the logged run.")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]")
+@run_options
 @smoothing_option
-@click.option(
-    "--out",
-    "-o",
-    default="explain.png",
-    show_default=True,
-    metavar="FILE",
-    help="Figure: PNG, PDF or SVG by its suffix.",
-)
-@click.option("--force", is_flag=True, help="Replace the figure if it exists.")
+@figure_options("explain.png")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def explain(
     logs: tuple[str, ...],

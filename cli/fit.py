@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import Number, engine_options, log_options, smoothing_option
+from .options import engine_options, log_options, run_options, smoothing_option
 from .output import output_options, write
 from .progress import reading
 
@@ -16,13 +16,7 @@ from .progress import reading
 @click.command()
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @log_options
-@click.option(
-    "--prior-schedule",
-    metavar="NAME",
-    help="Schedule of the logged run, if its log has no rates: a name or a file.",
-)
-@click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Peak learning rate of the logged run.")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]")
+@run_options
 @click.option(
     "--mode",
     type=click.Choice(["auto", "refined", "paper", "progress", "linear"]),

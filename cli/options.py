@@ -68,6 +68,44 @@ class Number(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
+def prior_schedule_option(command: Command) -> Command:
+    """Schedule of the logged run."""
+    return click.option(
+        "--prior-schedule",
+        metavar="NAME",
+        help="Schedule of the logged run, if its log has no rates: a name or a file.",
+    )(command)
+
+
+def run_options(command: Command) -> Command:
+    """What is to be known of the logged run and of the next one."""
+    for option in (
+        click.option(
+            "--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]"
+        ),
+        click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Peak learning rate of the logged run."),
+        prior_schedule_option,
+    ):
+        command = option(command)
+    return command
+
+
+def figure_options(default: str) -> Callable[[Command], Command]:
+    """Where a figure is written."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--force", is_flag=True, help="Replace the file if it exists."),
+            click.option(
+                "--out", "-o", default=default, show_default=True, metavar="FILE", help="PNG, PDF or SVG by its suffix."
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
 def smoothing_option(command: Command) -> Command:
     """Width of the running median."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import log_options, smoothing_option
+from .options import figure_options, log_options, smoothing_option
 
 
 @click.command()
@@ -16,15 +16,7 @@ from .options import log_options, smoothing_option
 @log_options
 @click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the names.  [default: as the first file]")
 @smoothing_option
-@click.option(
-    "--out",
-    "-o",
-    default="schedules.png",
-    show_default=True,
-    metavar="FILE",
-    help="PNG, PDF or SVG by its suffix.",
-)
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@figure_options("schedules.png")
 def plot(
     schedules: tuple[str, ...],
     log: str | None,

@@ -14,12 +14,13 @@ from .analysis import Refinement, refined_schedule
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
 from .files import printable
+from .norms import GradientNorms
 from .parallel import parallel
 from .pool import pool
 from .readers import ReadOptions, read_groups, read_logs
 from .readers.base import SeveralRuns
 
-__all__ = ["FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names"]
+__all__ = ["FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names", "read_pooled"]
 
 FIELDS = (
     "points",
@@ -52,10 +53,18 @@ def fit_logs(
     fit : mapping
         Keyword arguments of `refine.refined_schedule`.
     """
+    norms, how = read_pooled(logs, read, fit, progress=progress)
+    return refined_schedule(norms, **how)
+
+
+def read_pooled(
+    logs: Sequence[str], read: ReadOptions, how: Mapping[str, Any], *, progress: Progress | None = None
+) -> tuple[GradientNorms, Mapping[str, Any]]:
+    """Norms of one log, or the pooled ones of several, and ``how`` to go on: pooled norms are smooth already."""
     norms = read_logs(logs, read, progress)
     if len(norms) == 1:
-        return refined_schedule(norms[0], **fit)
-    return refined_schedule(pool(norms, smoothing=fit.get("smoothing", 0.1)), **{**fit, "smoothing": 0.0})
+        return norms[0], how
+    return pool(norms, smoothing=how.get("smoothing", 0.1)), {**how, "smoothing": 0.0}
 
 
 def fit_each(

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -281,18 +282,18 @@ def compare_named(
     notes: list[str] = []
     separable = False
     if norms is not None:
-        refinement = refined_schedule(
+        fit = partial(
+            refined_schedule,
             norms,
             optimizer=optimizer,
             smoothing=smoothing,
-            mode="refined",
             total_steps=steps,
             prior_schedule=prior_schedule,
         )
+        refinement, default = fit(mode="refined"), fit()
         family, warmup = refinement.optimizer, refinement.warmup_steps
         if refinement.prior.multiplier is not None:
             schedules["logged run"] = Schedule(refinement.prior.multiplier).resample(steps)
-        default = refined_schedule(norms, optimizer=optimizer, total_steps=steps, prior_schedule=prior_schedule)
         if default.decision != "linear":
             schedules[f"default ({default.decision})"] = default.schedule
         schedules["refined" if refinement.decision == "refined" else "refined (linear)"] = refinement.schedule

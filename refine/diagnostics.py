@@ -78,6 +78,11 @@ class Flag:
         value = "unknown" if self.value is None else f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
         return f"{self.rule.name:17}{value:>9}   {self.rule.advice:24}{state}"
 
+    @property
+    def briefly(self) -> str:
+        """Value, side and threshold of a raised flag."""
+        return f"{self.rule.name} {self.value:.3g} is {self.rule.side} {self.rule.threshold:g}"
+
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"
         return f"{self.rule.name} is {shown}, {self.rule.side} {self.rule.threshold:g}: {self.rule.reason}"

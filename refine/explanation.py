@@ -11,14 +11,14 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .analysis import Refinement, refined_schedule
+from .batch import read_pooled
 from .default import SEPARABLE, SHAPES, Balance, Bend, balance_of, bend
 from .describe import decay_exponent, peak_fraction
 from .families import linear, with_warmup
 from .files import printable
 from .norms import GradientNorms
-from .pool import pool
 from .prior import logged_rates
-from .readers import ReadOptions, read_logs
+from .readers import ReadOptions
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
 from .report import why_no_peak
 from .schedule import Schedule
@@ -110,8 +110,6 @@ class Explanation:
         return {
             **self.result.to_dict(),
             "headline": self.headline,
-            "reason": self.result.reason,
-            "progress_ratio": self.result.progress_ratio,
             "progress_ratio_unknown": self.ratio_unknown or None,
             "smoothing_width": median_width(self.result.norms.steps.size, self.result.smoothing),
             "exponent": EXPONENTS[self.result.optimizer],
@@ -215,10 +213,8 @@ def explain_logs(
     how : mapping
         Keyword arguments of `explain`.
     """
-    norms = read_logs(logs, read, progress)
-    if len(norms) == 1:
-        return explain(norms[0], **how)
-    return explain(pool(norms, smoothing=how.get("smoothing", 0.1)), **{**how, "smoothing": 0.0})
+    norms, how = read_pooled(logs, read, how, progress=progress)
+    return explain(norms, **how)
 
 
 def _travelled(result: Refinement) -> NDArray[np.float64] | None:
@@ -337,11 +333,7 @@ def _guard(refined: Refinement, change: Change) -> str:
     """Each raised rule with value and threshold, and what it changes."""
     raised = [flag for flag in refined.flags if flag.raised]
     grave, slight = (
-        "; ".join(
-            f"{flag.rule.name} {_shown(flag.value)} is {flag.rule.side} {flag.rule.threshold:g}"
-            for flag in raised
-            if flag.advises_linear == linear_advised
-        )
+        "; ".join(flag.briefly for flag in raised if flag.advises_linear == linear_advised)
         for linear_advised in (True, False)
     )
     text = f"--mode refined would keep it; the guard changes {change}"

@@ -11,7 +11,6 @@ import numpy as np
 from .analysis import Refinement
 from .default import EXPONENT, SHAPES, Bend
 from .describe import description
-from .diagnostics import Flag
 from .files import printable
 from .norms import GradientNorms
 from .smoothing import median_width
@@ -93,7 +92,7 @@ def _headline(result: Refinement) -> str:
     updates = f"{result.schedule.total_steps:,} updates"
     if result.fell_back:
         kind = "linear decay with warmup" if result.warmup_steps else "linear decay"
-        text = f"{kind}, NOT refined, for {updates}: " + "; ".join(_short(flag) for flag in result.fell_back)
+        text = f"{kind}, NOT refined, for {updates}: " + "; ".join(flag.briefly for flag in result.fell_back)
     elif result.mode == "auto":
         which = cast(Bend, result.decision)
         power = "" if which == "linear" else f", (1 - t/T)^{EXPONENT[which]:g},"
@@ -107,10 +106,6 @@ def _headline(result: Refinement) -> str:
     if result.optimizer_source == "assumed":
         text += f"; ASSUMED optimizer {result.optimizer} (--optimizer)"
     return text
-
-
-def _short(flag: Flag) -> str:
-    return f"{flag.rule.name} {flag.value:.3g} is {flag.rule.side} {flag.rule.threshold:g}"
 
 
 def _read(result: Refinement, d: dict[str, Any]) -> list[str]:

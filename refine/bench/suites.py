@@ -54,7 +54,7 @@ CONVEX = tuple(
     if data.kind is Table
 )
 
-SUITES: Mapping[str, Suite] = {
+_WHOLE: Mapping[str, Suite] = {
     "smoke": Suite(
         (
             *(problem for problem in CONVEX if problem.name in ("digits", "iris")),
@@ -78,12 +78,12 @@ def _half(problems: tuple[Problem, ...], wanted: str) -> tuple[Problem, ...]:
 _MORE_SEEDS = Protocol((0, 1, 2, 3), tuple(range(100, 116)), window=1, half_octaves=True)
 """Two runs of one deep configuration differ by more than most schedules."""
 
-SUITES = {
-    **SUITES,
+SUITES: Mapping[str, Suite] = {
+    **_WHOLE,
     **{
         f"{kind}-{half}": Suite(_half(problems, half), replace(protocol, methods=methods))
         for kind, problems, protocol in (
-            ("convex", CONVEX, replace(SUITES["convex"].protocol, final_seeds=_MORE_SEEDS.final_seeds)),
+            ("convex", CONVEX, replace(_WHOLE["convex"].protocol, final_seeds=_MORE_SEEDS.final_seeds)),
             ("deep", DEEP, _MORE_SEEDS),
         )
         for half, methods in (("choose", TRIED), ("confirm", CONFIRMED))

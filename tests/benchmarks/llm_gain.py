@@ -31,22 +31,18 @@ def main(shared: Path) -> None:
         if norms.steps[0] < 0.05 * norms.total_steps:  # the others are branches
             logs[path.stem] = norms
     gains: dict[str, list[float]] = {rule: [] for rule in RULES}
-    decided = []
+    chosen = {name: {rule: schedule(rule, norms) for rule in RULES} for name, norms in logs.items()}
+    default = {name: refined_schedule(norms, optimizer="adam") for name, norms in logs.items()}
     for one, other in permutations(logs, 2):
-        chosen = {rule: schedule(rule, logs[one]) for rule in RULES}
         judge = logs[other].on_updates(smooth(logs[other].values), logs[one].total_steps)
-        warmup = refined_schedule(logs[one], optimizer="adam").warmup_steps
-        line = best_omega(linear(logs[one].total_steps, warmup_steps=warmup).multiplier, judge)
-        for rule, multiplier in chosen.items():
-            gains[rule].append(100.0 * (line / best_omega(multiplier.multiplier, judge) - 1.0))
-    for name, norms in logs.items():
-        found = refined_schedule(norms, optimizer="adam")
-        decided.append(f"{name}: {found.decision}, {found.reason}")
+        line = best_omega(linear(logs[one].total_steps, warmup_steps=default[one].warmup_steps).multiplier, judge)
+        for rule, found in chosen[one].items():
+            gains[rule].append(100.0 * (line / best_omega(found.multiplier, judge) - 1.0))
     print(f"{len(logs)} logs, {len(gains['default'])} pairs; gain in the bound over linear decay, %")
     print(f"{'':20}{'median':>8}{'least':>8}{'most':>8}")
-    for rule, found in gains.items():
-        print(f"{rule:20}{np.median(found):8.2f}{min(found):8.2f}{max(found):8.2f}")
-    print("\n".join(decided))
+    for rule, each in gains.items():
+        print(f"{rule:20}{np.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
+    print("\n".join(f"{name}: {result.decision}, {result.reason}" for name, result in default.items()))
 
 
 def schedule(rule: str, norms: object) -> Schedule:

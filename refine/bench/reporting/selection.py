@@ -14,7 +14,19 @@ from ...files import printable
 from . import document as doc
 from .headline import DEFAULT
 from .results import Results, load
-from .statistics import BASELINE, CELL, NULL, Arm, arms_at_own_best, cells, hindsight, paired, ranking, summary
+from .statistics import (
+    BASELINE,
+    CELL,
+    NULL,
+    Arm,
+    arms_at_own_best,
+    at_own_best,
+    cells,
+    hindsight,
+    paired,
+    ranking,
+    summary,
+)
 from .words import FAMILIES, count, groups, label, number, percent, plus_minus, score, suites
 
 __all__ = ["selection"]
@@ -60,13 +72,13 @@ def _half(results: Sequence[Results]) -> list[doc.Block]:
     found = cells(differences)
     best = hindsight(differences, arms_at_own_best(differences))
     return [
-        *_goals(found, differences, best),
+        *_goals(found, best),
         *_cells(found, logs, best),
         *_methods(found),
     ]
 
 
-def _goals(found: pd.DataFrame, differences: pd.DataFrame, best: pd.DataFrame) -> list[doc.Block]:
+def _goals(found: pd.DataFrame, best: pd.DataFrame) -> list[doc.Block]:
     """What was asked of the default, and whether it holds."""
     own = {rates: found[(found["method"] == DEFAULT) & (found["rates"] == rates)].set_index(CELL) for rates in _RATES}
     if any(frame.empty for frame in own.values()):
@@ -114,8 +126,7 @@ def _named(cell: object) -> str:
 def _ranked(found: pd.DataFrame, where: str) -> str:
     """Mean ranks among linear decay and the rivals."""
     wanted = (BASELINE.method, DEFAULT, *RIVALS)
-    at_best = found[(found["rates"] == "swept") & (found["warmup"] != "fixed") & found["method"].isin(wanted)]
-    ranks = ranking(at_best)
+    ranks = ranking(at_own_best(found[found["method"].isin(wanted)]))
     missing = sorted({*wanted} - {arm.method for arm in ranks.names}) if ranks else list(wanted)
     if ranks is None or missing:
         return f"Mean rank, {where}: not told, {', '.join(missing)} were not trained in all of two cells or more."
