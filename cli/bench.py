@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from functools import partial
@@ -107,8 +108,9 @@ def _given(context: click.Context, names: tuple[str, ...]) -> str | None:
 @bench.command()
 @click.argument("places", nargs=-1, required=True, metavar="STORE...")
 @click.option("--out", "-o", default="bench-report", show_default=True, metavar="DIR", help="Folder of the report.")
-@click.option("--force", is_flag=True, help="Replace an earlier report in that folder.")
-def report(places: tuple[str, ...], out: str, force: bool) -> None:
+@click.option("--worth", type=click.Path(), metavar="FILE", help="Also write what refinement was worth, case by case.")
+@click.option("--force", is_flag=True, help="Replace an earlier report in that folder, and FILE.")
+def report(places: tuple[str, ...], out: str, worth: str | None, force: bool) -> None:
     """Write what was measured as Markdown, one HTML page and small result files.
 
     STORE is what refine bench wrote, or the folder of result files of an earlier report.
@@ -117,14 +119,16 @@ def report(places: tuple[str, ...], out: str, force: bool) -> None:
     Examples:
       refine bench report bench/convex.sqlite bench/deep.sqlite
       refine bench report docs/bench/results/convex -o again
+      refine bench report docs/bench/results/{convex,deep} -o again --worth worth.json
     """
     from refine.bench.gather import gather
     from refine.bench.reporting.report import write_report
     from refine.bench.reporting.results import save
+    from refine.bench.reporting.worth import worth_json
     from refine.bench.store import Store
     from refine.bench.suites import SUITES
     from refine.errors import RefineError
-    from refine.files import printable, write_files
+    from refine.files import Content, printable, write_files
 
     stores: dict[str, Path] = {}
     folders = []
@@ -146,9 +150,14 @@ def report(places: tuple[str, ...], out: str, force: bool) -> None:
             save(found, folders[-1])
         pages = write_report(folders, made)
         files = [path for path in sorted(Path(made).rglob("*")) if path.is_file()]
-        write_files({Path(out, path.relative_to(made)): partial(_copy, path) for path in files}, force=force)
-    for path in pages:
-        click.echo(f"wrote     {printable(Path(out, path.name))}")
+        contents: dict[Path, Content] = {Path(out, path.relative_to(made)): partial(_copy, path) for path in files}
+        if worth is not None:
+            if os.path.abspath(worth) in map(os.path.abspath, contents):
+                raise RefineError(f"{printable(worth)} is a file of the report; name another for --worth")
+            contents[Path(worth)] = [worth_json(folders)]
+        write_files(contents, force=force)
+    for name in (*(Path(out, path.name) for path in pages), *([worth] if worth else [])):
+        click.echo(f"wrote     {printable(name)}")
 
 
 @bench.command()

@@ -7,6 +7,7 @@ from refine.cli.main import main
 
 from refine.bench.reporting.results import Results, load
 from refine.bench.reporting.selection import selection
+from refine.bench.reporting.worth import worth_json
 from refine.bench.store import Store
 from refine.bench.suites import SUITES
 
@@ -139,6 +140,28 @@ def test_an_earlier_report_is_replaced_by_force_alone(stores) -> None:
     code, _ = call("report", *names, "-o", "out", "--force")
     assert code == 0
     assert load("out/results/convex").meta["suite"] == "convex"
+
+
+def test_what_refinement_was_worth_is_written_on_demand(stores) -> None:
+    (name,) = stores(("convex", "cpu"))
+    code, output = call("report", name, "-o", "out", "--worth", "some/worth.json")
+    assert code == 0, output
+    assert output.splitlines()[-1] == "wrote     some/worth.json"
+    assert Path("some/worth.json").read_text() == worth_json(["out/results/convex"])
+    code, output = call("report", name, "-o", "again", "--worth", "some/worth.json")
+    assert (code, output) == (
+        1,
+        "Error: some/worth.json exists; choose another place, or overwrite it (--force)\n",
+    )
+    assert not Path("again").exists()
+    assert call("report", name, "-o", "again", "--worth", "some/worth.json", "--force")[0] == 0
+
+
+def test_a_file_of_the_report_is_not_overwritten_by_what_it_was_worth(stores) -> None:
+    code, output = call("report", *stores(("convex", "cpu")), "-o", "out", "--worth", "out/../out/report.md")
+    assert code == 1
+    assert output == "Error: out/../out/report.md is a file of the report; name another for --worth\n"
+    assert not Path("out").exists()
 
 
 def test_two_stores_of_one_suite_are_refused(stores) -> None:

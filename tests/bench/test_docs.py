@@ -1,6 +1,7 @@
 """The committed report is what the committed results say, and the README says nothing else."""
 
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from refine.bench.reporting import statistics
 from refine.bench.reporting.report import write_report
 from refine.bench.reporting.results import load
 from refine.bench.reporting.selection import selection
+from refine.bench.reporting.worth import worth_json
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("choose", "confirm")
@@ -21,6 +23,10 @@ def test_the_report_is_made_from_the_results(tmp_path) -> None:
             assert (ROOT / "docs/bench" / path.name).read_text() == path.read_text()
         else:
             assert path.suffix == ".html" or (ROOT / "docs/bench" / path.name).is_file()
+
+
+def test_what_refinement_was_worth_is_made_from_the_results() -> None:
+    assert files("refine").joinpath("worth.json").read_bytes() == worth_json(RESULTS).encode()
 
 
 def test_the_page_on_the_default_is_made_from_the_results() -> None:

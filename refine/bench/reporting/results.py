@@ -21,7 +21,7 @@ from ...errors import RefineError
 from ...files import printable, write_files
 from ..problems import Scale
 
-__all__ = ["Results", "load", "save"]
+__all__ = ["Results", "checksums", "load", "save"]
 
 _CELL = ("suite", "problem", "optimizer")
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -98,6 +98,11 @@ def load(folder: str | os.PathLike[str]) -> Results:
     sums = meta.pop("sha256")
     tables = {name: _table(place, name, sums.get(name)) for name in _KEYS}
     return Results(**tables, meta=meta)
+
+
+def checksums(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """SHA-256 of the tables of a folder of results, by name: runs, logs, costs, and meta."""
+    return dict(_meta(Path(folder))["sha256"])
 
 
 def _meta(place: Path) -> dict[str, Any]:
