@@ -15,6 +15,7 @@ from .files import printable
 from .hygiene import Cleaned, clean, match, stride
 from .refinement import OptimizerFamily
 from .schedule import check_count
+from .smoothing import smooth
 
 __all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source", "Travel"]
 
@@ -322,6 +323,23 @@ class GradientNorms:
     def updates(self) -> NDArray[np.int64]:
         """Update of each point, counted from 0."""
         return self.steps if self.from_zero else self.steps - 1
+
+    @property
+    def spacing(self) -> str:
+        """How the points stand, in words; "every step" only where every update of the run has one."""
+        gaps = np.diff(self.steps)
+        low, high = int(gaps.min()), int(gaps.max())
+        if low == high:
+            whole = self.steps.size == self.total_steps
+            return f"every {low} steps" if low > 1 else "every step" if whole else "every step of a part"
+        return f"usually every {self.stride} steps" if high < 2 * self.stride else f"{low:,} to {high:,} steps apart"
+
+    def smoothed(self, fraction: float = 0.1) -> NDArray[np.float64]:
+        """Norms at the logged points, smoothed by a running median over a share of the updates; shape (n,).
+
+        Both ends are reflected (`refine.smoothing.smooth`).
+        """
+        return smooth(self.values, self.updates, fraction=fraction)
 
     @property
     def longest_gap(self) -> int:

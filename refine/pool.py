@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from .errors import RefineError
 from .files import printable
 from .norms import GradientNorms, Pool
-from .smoothing import smooth
 
 __all__ = ["MOST_APART", "pool"]
 
@@ -61,7 +60,7 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
             rows.append(np.interp(at, _fraction(norms)[known], column[known]))
         return np.array(rows)
 
-    norms = pooled([smooth(log.values, fraction=smoothing) for log in logs])
+    norms = pooled([log.smoothed(smoothing) for log in logs])
     rates, losses = ([getattr(log, name) for log in logs] for name in ("learning_rate", "loss"))
     notes = [f"{printable(log.source.name)}: {note}" for log in logs for note in log.source.notes]
     lengths = sorted({log.total_steps for log in logs})

@@ -19,7 +19,6 @@ from refine import Schedule, linear, read_norms, refined_schedule
 from refine.bound import best_omega
 from refine.default import bend
 from refine.families import with_warmup
-from refine.smoothing import smooth
 
 RULES = ("default", "later everywhere", "earlier everywhere", "refined", "paper", "progress")
 
@@ -34,7 +33,7 @@ def main(shared: Path) -> None:
     chosen = {name: {rule: schedule(rule, norms) for rule in RULES} for name, norms in logs.items()}
     default = {name: refined_schedule(norms, optimizer="adam") for name, norms in logs.items()}
     for one, other in permutations(logs, 2):
-        judge = logs[other].on_updates(smooth(logs[other].values), logs[one].total_steps)
+        judge = logs[other].on_updates(logs[other].smoothed(), logs[one].total_steps)
         line = best_omega(linear(logs[one].total_steps, warmup_steps=default[one].warmup_steps).multiplier, judge)
         for rule, found in chosen[one].items():
             gains[rule].append(100.0 * (line / best_omega(found.multiplier, judge) - 1.0))

@@ -18,7 +18,6 @@ from scipy.stats import spearmanr
 
 from refine import Schedule, from_name, read_norms
 from refine.bound import omega_at_best_peak
-from refine.smoothing import smooth
 
 DIVERGED = 6.0
 
@@ -60,7 +59,7 @@ def norms_on(log: Path | None, total_steps: int) -> np.ndarray:
     if log is None:
         return np.ones(total_steps)
     norms = read_norms(log)
-    return norms.on_updates(smooth(norms.values), total_steps)
+    return norms.on_updates(norms.smoothed(), total_steps)
 
 
 def bounds(names: list[str], squared: np.ndarray) -> pd.DataFrame:
