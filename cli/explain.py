@@ -39,7 +39,7 @@ def explain(
       refine explain seed1.csv seed2.csv seed3.csv --json    (pooled, as refine fit does)
 
     LOG is as for refine fit. The figure shows the norms, the learning rates, N, what decides, the weights and
-    the schedules; the text says what each guard changed.
+    the schedules; the text says which checks were raised, and what each step changed.
     """
     from refine.explanation import explain_logs
     from refine.explanation_figure import draw

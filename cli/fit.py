@@ -18,26 +18,20 @@ from .progress import reading
 @log_options
 @run_options
 @click.option(
-    "--mode",
-    type=click.Choice(["auto", "refined", "paper", "progress", "linear"]),
-    default="auto",
-    show_default=True,
-    help="auto: linear decay, later or earlier where the log says so; refined: weighted by the norms, with guard and "
-    "warmup; paper: as published; progress: damped; linear: whatever the log says.",
+    "--published", is_flag=True, help="Make refined the published algorithm to the letter: no warmup, dips kept."
 )
-@click.option("--no-guard", is_flag=True, help="With --mode refined: even where the norms say that it will hurt.")
 @smoothing_option
 @output_options("refined")
 @click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")
 @click.option("--per-group", is_flag=True, help="Fit every param group in LOG, into a folder of its own below --out.")
 @engine_options("With --each: ")
+@click.option("--verbose", "-v", is_flag=True, help="Print every check and all that was found.")
 def fit(
     logs: tuple[str, ...],
     prior_schedule: str | None,
     peak_lr: float | None,
     total_steps: int | None,
-    mode: Any,
-    no_guard: bool,
+    published: bool,
     smoothing_fraction: float,
     out: str,
     force: bool,
@@ -48,9 +42,10 @@ def fit(
     jobs: int | None,
     engine: str,
     address: str | None,
+    verbose: bool,
     **read: Any,
 ) -> None:
-    """Turn the gradient-norm log of a finished run into a schedule for the next one.
+    """Turn the gradient-norm log of a finished run into schedules for the next one: refined and recommended.
 
     \b
     Examples:
@@ -63,22 +58,19 @@ def fit(
       refine fit run.jsonl --per-group            (a schedule a param group, for ScheduleLR)
 
     LOG is a file or folder in any format of refine formats, compressed or not, a URL, or - for standard
-    input. Writes schedule.csv (and its metadata), schedule.json, refined_schedule.py (an importable PyTorch
-    scheduler) and schedule.png.
+    input. Writes refined.csv and .json, recommended.csv and .json, refined_schedule.py (an importable PyTorch
+    scheduler with both, and with linear decay and cosine) and schedule.png.
     """
     from refine.batch import fit_each, fit_groups, fit_logs
     from refine.readers import ReadOptions
 
-    if no_guard and mode != "refined":
-        raise click.UsageError("--no-guard goes with --mode refined: no other mode has a guard")
     if per_group and (each or len(logs) > 1):
         raise click.UsageError("--per-group takes one LOG, and not --each")
     options = ReadOptions(**read)
     how = {
         "optimizer": read["optimizer"],
         "smoothing": smoothing_fraction,
-        "mode": mode,
-        "guard": not no_guard,
+        "published": published,
         "total_steps": total_steps,
         "prior_schedule": prior_schedule,
         "peak_lr": peak_lr,
@@ -102,7 +94,8 @@ def fit(
         refuse_existing(Path(out))
     with reading() as progress:
         result = fit_logs(logs, options, how, progress=progress)
-    write(result, result.to_dict(), result.summary, out, force=force, plot=not no_plot, as_json=as_json)
+    text = result.summary(verbose=verbose)
+    write(result, result.to_dict(), lambda: text, out, force=force, plot=not no_plot, as_json=as_json)
 
 
 def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str = "run") -> None:
@@ -114,8 +107,8 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        head: tuple[str, ...] = (of, "points", "updates", "optimizer", "decision", "rho", "warmup", "peak at")
-        head += ("bound gain", "peak LR", "warnings")
+        head: tuple[str, ...] = (of, "points", "updates", "optimizer", "recommended", "use", "rho", "warmup")
+        head += ("refined: peak at", "bound", "peak LR", "warnings")
         table: list[tuple[str, ...]] = [head]
         for row in rows:
             if row["error"]:
@@ -126,11 +119,12 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
                     f"{row['points']:,}",
                     f"{row['total_steps']:,}",
                     row["optimizer"],
-                    row["decision"],
+                    row["recommended"],
+                    row["default"],
                     _shown(row["rho"], ".2f"),
                     f"{row['warmup_steps']:,}",
-                    f"{row['peak_fraction']:.1%}",
-                    _shown(row["gain_over_linear"] and row["gain_over_linear"] - 1.0, "+.1%"),
+                    f"{row['refined_peak_fraction']:.1%}",
+                    _shown(row["refined_bound"] and row["refined_bound"] - 1.0, "+.1%"),
                     _shown(row["peak_lr_ratio"], "x.2f"),
                     str(len(row["warnings"])),
                 )
@@ -138,7 +132,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
         click.echo("\n".join(aligned(table)))
         click.echo(f"wrote     {printable(out)}/: a folder for each of {len(rows) - len(failed)} of {len(rows)} {of}s")
         if of == "group" and len(rows) > len(failed):
-            files = {row["group"]: str(Path(row["folder"], "schedule.json")) for row in rows if not row["error"]}
+            files = {row["group"]: row["folder"] for row in rows if not row["error"]}
             mapping = ", ".join(f"{_literal(name)}: {_literal(file)}" for name, file in files.items())
             click.echo(f"use       ScheduleLR(optimizer, {{{mapping}}})")
             peaks = {row["group"]: row["suggested_peak_lr"] for row in rows if row["suggested_peak_lr"]}

@@ -12,7 +12,7 @@ import click
 from .options import Command
 
 if TYPE_CHECKING:
-    from refine.analysis import Refinement
+    from refine.result import Refinement
     from refine.schedule import Schedule
 
 
@@ -47,8 +47,6 @@ def write(
     """Write all files into a folder and print what was found, as text or as one JSON object."""
     from refine import emit
     from refine.errors import RefineWarning
-    from refine.files import printable
-    from refine.schedule import metadata_path
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RefineWarning)
@@ -58,9 +56,26 @@ def write(
         click.echo(f"Warning: {message}", err=True)
     if as_json:
         found = {**found, "warnings": [*found.get("warnings", []), *rough]}
-        paths = {role: str(files[role]) if role in files else None for role in ("csv", "json", "module", "figure")}
-        click.echo(json.dumps({**found, "files": paths}, indent=1))
-    else:
-        click.echo(text())
-        written = [*files.values(), metadata_path(files["csv"])]
-        click.echo(f"wrote     {printable(out)}/: {', '.join(path.name for path in written)}")
+        paths = {role: str(path) for role, path in files.items()}
+        click.echo(json.dumps({**found, "files": paths if plot else {**paths, "figure": None}}, indent=1))
+        return
+    click.echo(text())
+    click.echo("\n".join(_written(result, out, [path.name for path in files.values()])))
+
+
+def _written(result: Refinement | Schedule, out: str, names: list[str]) -> list[str]:
+    """What was written and, of a result, the line to paste."""
+    from refine.files import printable
+    from refine.schedule import Schedule
+    from refine.text import paragraph
+
+    shown = f"{printable(out)}/: {', '.join(names)}, metadata"
+    if isinstance(result, Schedule):
+        return paragraph("wrote", shown)
+    other = "" if result.computed else "; refined stands for linear decay"
+    if result.default == "refined":
+        other = ', or "recommended"'
+    elif result.computed:
+        other = ', or "refined": not recommended on this log'
+    use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")  #{other.removeprefix(",")}'
+    return [*paragraph("wrote", shown, indent=13, hanging=0), *paragraph("use", use, indent=13, hanging=0)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .analysis import Refinement, refined_schedule
+    from .analysis import fit, refined_schedule
     from .averaging import merge_weights
     from .comparison import compare
     from .continuation import continue_run
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .figures import plot
     from .norms import GradientNorms
     from .readers import read_norms
+    from .result import Refinement
     from .schedule import Schedule
     from .steps import steps_in
     from .transfer import retarget
@@ -35,7 +36,7 @@ _HOMES = {
     "GradientNorms": "norms",
     "RefineError": "errors",
     "RefineWarning": "errors",
-    "Refinement": "analysis",
+    "Refinement": "result",
     "Schedule": "schedule",
     "compare": "comparison",
     "constant": "families",
@@ -43,6 +44,7 @@ _HOMES = {
     "cosine": "families",
     "emit": "export",
     "explain": "explanation",
+    "fit": "analysis",
     "from_name": "families",
     "join": "families",
     "linear": "families",
@@ -69,6 +71,7 @@ __all__ = [
     "cosine",
     "emit",
     "explain",
+    "fit",
     "from_name",
     "join",
     "linear",

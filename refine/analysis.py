@@ -1,43 +1,36 @@
-"""The whole way from gradient norms to a schedule for the next run, with what was assumed and found."""
+"""The whole way from a log to the schedules for the next run, with what was assumed and found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
 from . import __version__
 from .bound import best_omega, thinned
-from .default import bend, choose, progress_ratio_of
-from .describe import decay_exponent, dip_before_peak, peak_fraction, rise_after_peak
-from .diagnostics import Flag, check, near_separable
+from .default import Choice, bend, choose, decays_linearly, progress_ratio_of
+from .describe import decay_exponent, peak_fraction
+from .diagnostics import check, near_separable
 from .digits import on_grid
 from .errors import RefineError
 from .families import cosine, linear, with_warmup
-from .health import examine, flag_values
+from .health import check_values, examine
 from .norms import GradientNorms
 from .prior import Prior, read_prior
-from .refinement import (
-    OptimizerFamily,
-    inverse_squared_norms,
-    progress_multiplier,
-    published_multiplier,
-    refined_multiplier,
-)
+from .refinement import OptimizerFamily, inverse_squared_norms, refined_multiplier, unimodal_multiplier
+from .result import Measures, Refinement
 from .schedule import Schedule, check_count
 from .smoothing import smooth
 from .transfer import peak_advice, peak_ratio_by_bound
+from .worth import Worth, worth
 
 if TYPE_CHECKING:
     from .distance import DistanceEstimate
+    from .inputs import LogLike
 
-__all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "Mode", "Refinement", "family_of", "refined_schedule"]
-
-Mode = Literal["auto", "refined", "paper", "progress", "linear"]
-Decision = Literal["linear", "later", "earlier", "refined"]
+__all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "family_of", "fit", "refined_schedule"]
 
 DEFAULT_WARMUP_FRACTION = 0.02
 """Warmup where the log does not show one, as a fraction of the next run."""
@@ -46,142 +39,37 @@ COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Refinement:
-    """A schedule for the next run, and everything that led to it.
-
-    Attributes
-    ----------
-    schedule : Schedule
-        T positive multipliers for the next run.
-    decision : {"linear", "later", "earlier", "refined"}
-        The first three by default (`refine.default`); "linear" also where the guard of mode "refined" fell back to
-        linear decay, or mode "linear" asked for it.
-    reason : str
-        Why, with the values that decided; empty where the mode decided.
-    mode, optimizer, smoothing
-        As used.
-    optimizer_source : {"given", "log", "assumed"}
-        How the optimizer family is known.
-    norms : GradientNorms
-        The log.
-    smoothed : ndarray, shape (n,)
-        Smoothed norms at the logged points.
-    warmup_steps : int
-        Least number of warmup updates that was imposed.
-    prior : Prior
-        What is known of the logged run's own learning rates.
-    gain_over_linear, gain_over_cosine : float
-        Best bound of the other, with the same warmup, over the schedule's own, on norms smoothed with
-        both ends reflected.
-    peak_lr_ratio : float or None
-        Suggested peak learning rate over the old one, for equal area; None where it cannot be told, or where no rule
-        has worked (`refine.diagnostics.near_separable`).
-    peak_lr_ratio_by_bound : float or None
-        The same by the bound on the raw norms (`refine.transfer.peak_ratio_by_bound`).
-    distance : DistanceEstimate or None
-        From how far the run travelled, where the log says so (`refine.distance`, experimental).
-    progress_ratio : float or None
-        `refine.default.progress_ratio` of the log.
-    flags : tuple of Flag
-        Every rule of `refine.diagnostics.RULES` with its value.
-    assumptions, notes : tuple of str
-        What the log did not say; what else to know.
-    """
-
-    schedule: Schedule
-    decision: Decision
-    reason: str
-    mode: Mode
-    optimizer: OptimizerFamily
-    optimizer_source: Literal["given", "log", "assumed"]
-    smoothing: float
-    norms: GradientNorms
-    smoothed: NDArray[np.float64]
-    warmup_steps: int
-    prior: Prior
-    gain_over_linear: float
-    gain_over_cosine: float
-    peak_lr_ratio: float | None
-    peak_lr_ratio_by_bound: float | None
-    distance: DistanceEstimate | None
-    progress_ratio: float | None
-    flags: tuple[Flag, ...]
-    assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return f"Refinement(mode={self.mode!r}, decision={self.decision!r}, schedule={self.schedule!r})"
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """1 / N at the logged points, maximum 1; shape (n,)."""
-        return inverse_squared_norms(self.smoothed, optimizer=self.optimizer)
-
-    @property
-    def logged_multiplier(self) -> NDArray[np.float64]:
-        """Theorem 3 on the logged points, last value 0; in mode "paper" what the published code returns; shape (n,)."""
-        return published_multiplier(self.weights)
-
-    @property
-    def fell_back(self) -> tuple[Flag, ...]:
-        """Flags for which the guard returned linear decay; empty where it did not."""
-        if self.mode != "refined" or self.decision == "refined":
-            return ()
-        return tuple(flag for flag in self.flags if flag.advises_linear)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Raised flags and notes, a line each; without those of a schedule that was rejected, or not made."""
-        kept = [f for f in self.flags if f.raised and not (self.fell_back and f.rule.about == "refined")]
-        return (*(str(f) for f in kept if self.mode != "auto" or not f.rule.refining), *self.notes)
-
-    def summary(self) -> str:
-        """Everything that is needed to judge the schedule, as text."""
-        from .report import summary
-
-        return summary(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was read, assumed, decided and found, as JSON values."""
-        from .report import to_dict
-
-        return to_dict(self)
-
-
-def refined_schedule(
-    norms: GradientNorms | npt.ArrayLike,
+def fit(
+    log: LogLike,
     *,
     optimizer: OptimizerFamily | None = None,
     smoothing: float = 0.1,
-    mode: Mode = "auto",
-    guard: bool = True,
+    published: bool = False,
     total_steps: int | None = None,
     prior_schedule: Schedule | str | None = None,
     peak_lr: float | None = None,
+    **read: Any,
 ) -> Refinement:
-    r"""Compute the schedule for the next run from the gradient norms of a finished one.
+    r"""Compute the schedules for the next run from the gradient norms of a finished one.
 
-    ``auto``, the default, is linear decay with the logged run's warmup, bent towards a later or an earlier
-    decay where the log says so (`refine.default`). ``refined`` is :math:`h_t \propto w_t \sum_{p>t} w_p` with
-    :math:`w_t = 1/N_t` (arXiv:2310.07831, Theorem 3) on norms smoothed with both ends reflected and with a
-    warmup not shorter, in steps, than the logged run's; or linear decay with that warmup, where a flag of
-    `refine.diagnostics.RULES` says that refinement will hurt. ``paper`` is the published algorithm to
-    the letter, ``progress`` its damped form in the distance travelled, ``linear`` linear decay; the
-    last two with the same warmup.
+    ``refined`` is :math:`h_t \propto w_t \sum_{p>t} w_p` with :math:`w_t = 1/N_t` (arXiv:2310.07831, Theorem 3) on
+    norms smoothed with both ends reflected, with one rise and one fall and a warmup not shorter, in updates, than the
+    logged run's. ``recommended`` is what the evidence says to run: linear decay with that warmup, bent towards a later
+    or an earlier decay where the log says so (`refine.default`).
 
     Parameters
     ----------
-    norms : GradientNorms or array_like, shape (n,)
-        The log, or l2 norms, one per update.
+    log : path, sequence of paths, DataFrame, Series, array_like or GradientNorms
+        What `refine.read_norms` reads, the logs of several seeds (pooled), a table with its columns, or l2 norms,
+        one an update.
     optimizer : {"sgd", "adam"}, optional
         Family of the logged optimizer; it fixes the exponent, N = G^2 or N = G. By default what the
         log names, else "adam", the milder one, which is then recorded as an assumption.
     smoothing : float
-        tau, width of the median window as a fraction of the logged points.
-    mode : {"auto", "refined", "paper", "progress", "linear"}
-    guard : bool
-        Of mode "refined": False insists on the refined schedule whatever the flags say.
+        tau, width of the median window as a fraction of the logged updates.
+    published : bool
+        Make ``refined`` the published algorithm to the letter: the first norm repeated at the left edge, a window of so
+        many rows, no warmup, dips and saw-tooth as they come.
     total_steps : int, optional
         Updates of the *next* run; by default as many as the logged one.
     prior_schedule : Schedule or str, optional
@@ -189,10 +77,18 @@ def refined_schedule(
         family's name (`refine.from_name`).
     peak_lr : float, optional
         The logged run's peak learning rate.
+    **read
+        How to read the log, as in `refine.read_norms`: ``column``, ``step_column``, ``lr_column``, ``norm_kind``,
+        ``every``, ``logged_steps``, ``run``.
 
     Returns
     -------
     Refinement
+
+    Raises
+    ------
+    RefineError
+        The log cannot be read without guessing; the message names the remedy.
 
     Notes
     -----
@@ -200,79 +96,56 @@ def refined_schedule(
 
     Examples
     --------
-    >>> refined_schedule([3.0] * 10, optimizer="sgd", mode="paper").schedule
-    Schedule(total_steps=10, first=1, peak=1 at update 0, last=0.1)
+    >>> result = fit([4.0] * 50 + [2.0] * 50, optimizer="adam", prior_schedule="linear")
+    >>> result.refined
+    Schedule(total_steps=100, first=0.75, peak=1 at update 50, last=0.02)
+    >>> result.recommended == result.linear, result.default
+    (True, 'recommended')
     """
-    if mode not in get_args(Mode):
-        raise RefineError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
-    if mode == "auto" and not guard:
-        raise RefineError("guard is False and mode is 'auto', which has none; give mode='refined' with it")
-    if not isinstance(norms, GradientNorms):
-        norms = GradientNorms.from_values(norms)
+    from .inputs import as_norms
+
+    norms, smoothing = as_norms(log, optimizer=optimizer, smoothing=smoothing, **read)
     steps = norms.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
     family, family_source = family_of(norms, optimizer)
     prior = read_prior(norms, prior_schedule, peak_lr)
-    warmup_steps, warmup_source = _warmup(mode, prior, steps)
+    warmup_steps, warmup_source = _warmup(prior, steps)
 
-    reflected = smooth(norms.values, fraction=smoothing)
-    smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if mode == "paper" else reflected
-    oddities = examine(norms, reflected).warnings
+    reflected = norms.smoothed(smoothing)
+    smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if published else reflected
     yardstick = _Yardstick(norms, reflected, family, steps)
-    best_linear, best_cosine = (
-        yardstick.best(baseline(steps, warmup_steps=warmup_steps).multiplier) for baseline in (linear, cosine)
-    )
-    of_norms = flag_values(norms, reflected, yardstick.smoothed, family, prior)
+    values = check_values(norms, reflected, yardstick.smoothed, family, prior)
+    near = near_separable(check(values))
     progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
-    choice = choose({**of_norms, "progress ratio": progress})
-    decision: Decision = "refined"
-    if mode == "auto":
-        decision, candidate, values = choice.bend, bend(choice.bend, steps), of_norms
-    else:
-        candidate = _candidate(mode, norms, smoothed, family, prior, steps)
-        values = {} if mode == "linear" else {**of_norms, **_flag_values(candidate, yardstick)}
-        if mode == "linear":
-            decision = "linear"
-        elif mode == "refined" and guard and any(flag.advises_linear for flag in check(values)):
-            decision, candidate = "linear", linear(steps).multiplier
-    multiplier = with_warmup(candidate, warmup_steps)
-    like = prior.is_like(multiplier)  # then no rule is needed
-    near = near_separable(check(of_norms))
-    separable = near and not like
-    ratio = 1.0 if like else None if separable else prior.peak_ratio(multiplier)
-    by_bound = None if near else yardstick.peak_ratio(prior, multiplier)
-    own = yardstick.best(multiplier)
-    distance, distance_notes = _distance(norms, family, multiplier, near)
+    choice = choose({**values, "progress ratio": progress})
+    alike = None if _is_unlike(prior) else worth(family, values["rho"])
+    values["like cases"] = None if alike is None else alike.median
 
-    assumptions = _assumptions(norms, family, family_source, warmup_source)
-    if mode == "auto" and isinstance(progress, float):
-        assumptions.append("each loss is the mean over its own update's batch, as differentiated: no running average")
-    provenance = {
-        "generator": f"refine {__version__}",
-        **({"reference": "arXiv:2310.07831"} if decision == "refined" else {}),
-        "source": norms.source.name,
-        "format": norms.source.format,
-        "columns": dict(norms.source.columns),
-        "points": norms.steps.size,
-        "logged_steps": norms.total_steps,
-        "norm_kind": norms.kind,
-        "optimizer": family,
-        "optimizer_source": family_source,
-        "mode": mode,
-        "decision": decision,
-        **({"reason": choice.reason} if mode == "auto" else {}),
-        "smoothing_fraction": norms.pool.smoothing if norms.pool else smoothing,
-        "warmup_steps": warmup_steps,
-        "prior_peak_lr": prior.peak_lr,
-        "suggested_peak_lr": prior.suggested_peak(ratio),
-        "assumptions": assumptions,
+    weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
+    computed = all(found.rule.action != "not computed" for found in check(values) if found.raised)
+    if computed:
+        values |= _shape_values(weighted, yardstick)
+    baselines = {build.__name__: _gridded(build(steps, warmup_steps=warmup_steps)) for build in (linear, cosine)}
+    straight, bent = baselines["linear"].multiplier, with_warmup(bend(choice.bend, steps), warmup_steps)
+    refined = weighted if published else unimodal_multiplier(with_warmup(weighted, warmup_steps))
+    shapes = {
+        "refined": on_grid(refined) if computed else straight,
+        "recommended": straight if choice.bend == "linear" else on_grid(bent),
+        **{name: baseline.multiplier for name, baseline in baselines.items()},
     }
-    provenance |= {"run": norms.source.run} if norms.source.run else {}
-    return Refinement(
-        schedule=Schedule(on_grid(multiplier), provenance),
-        decision=decision,
-        reason=choice.reason if mode == "auto" else "",
-        progress_ratio=progress if isinstance(progress, float) else None,
-        mode=mode,
+    measures = yardstick.measure(shapes, prior, near)
+    already_ran = prior.is_like(shapes["recommended"])
+    checks = check({**values, "peak LR ratio": measures["recommended"].peak_lr_ratio})
+    distance, distance_notes = _distance(norms, family, shapes["recommended"], near)
+
+    result = Refinement(
+        schedules={name: baselines.get(name) or Schedule(shape) for name, shape in shapes.items()},
+        choice=choice,
+        reason=_reason(values["rho"], alike, choice),
+        worth=alike,
+        already_ran=already_ran,
+        checks=checks,
+        measures=measures,
+        published=published,
         optimizer=family,
         optimizer_source=family_source,
         smoothing=smoothing,
@@ -280,20 +153,21 @@ def refined_schedule(
         smoothed=smoothed,
         warmup_steps=warmup_steps,
         prior=prior,
-        gain_over_linear=best_linear / own,
-        gain_over_cosine=best_cosine / own,
-        peak_lr_ratio=ratio,
-        peak_lr_ratio_by_bound=by_bound,
         distance=distance,
-        flags=check({**values, "dip before peak": dip_before_peak(multiplier), "peak LR ratio": ratio}),
-        assumptions=tuple(assumptions),
+        progress_ratio=progress if isinstance(progress, float) else None,
+        assumptions=_assumptions(norms, family, family_source, warmup_source, isinstance(progress, float)),
         notes=(
             *norms.source.notes,
-            *oddities,
-            *_notes(mode, norms, family, prior, separable, warmup_steps, steps),
+            *examine(norms, reflected).warnings,
+            *_notes(norms, family, prior, near and not already_ran, warmup_steps, steps),
             *distance_notes,
         ),
     )
+    named = {name: baselines.get(name) or Schedule(shape, _provenance(name, result)) for name, shape in shapes.items()}
+    return replace(result, schedules=named)
+
+
+refined_schedule = fit
 
 
 def family_of(
@@ -307,10 +181,8 @@ def family_of(
     return "adam", "assumed"
 
 
-def _warmup(mode: Mode, prior: Prior, steps: int) -> tuple[int, Literal["none", "log", "assumed"]]:
+def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:
     """Least warmup of the next run, and how it is known."""
-    if mode == "paper":
-        return 0, "none"
     if prior.warmup_steps is not None:
         if prior.warmup_steps >= steps:
             raise RefineError(
@@ -321,26 +193,13 @@ def _warmup(mode: Mode, prior: Prior, steps: int) -> tuple[int, Literal["none", 
     return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
 
 
-def _candidate(
-    mode: Mode,
-    norms: GradientNorms,
-    smoothed: NDArray[np.float64],
-    family: OptimizerFamily,
-    prior: Prior,
-    steps: int,
-) -> NDArray[np.float64]:
-    """The mode's schedule, before guard and warmup."""
-    if mode == "linear":
-        return linear(steps).multiplier
-    if mode == "progress":
-        if prior.multiplier is None:
-            raise RefineError(
-                "mode progress needs the learning rates of (nearly) the whole logged run and the log lacks them; "
-                "name their column with --lr-column or the schedule with --prior-schedule"
-            )
-        weights = inverse_squared_norms(norms.on_updates(smoothed, norms.total_steps), optimizer=family)
-        return progress_multiplier(1.0 / weights, prior.multiplier, total_steps=steps)
-    return refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
+def _gridded(schedule: Schedule) -> Schedule:
+    return Schedule(on_grid(schedule.multiplier), schedule.provenance)
+
+
+def _is_unlike(prior: Prior) -> bool:
+    """Whether no log of the benchmark is like this one: all of those are of runs that decayed linearly."""
+    return prior.multiplier is not None and not decays_linearly(prior)
 
 
 class _Yardstick:
@@ -372,6 +231,18 @@ class _Yardstick:
         logged = prior.multiplier[np.arange(self.updates.size) * prior.multiplier.size // self.updates.size]
         return peak_ratio_by_bound(logged, multiplier[self.updates], self.raw_squared)
 
+    def measure(self, shapes: dict[str, NDArray[np.float64]], prior: Prior, near: bool) -> dict[str, Measures]:
+        """Of every schedule; ``near``: no rule for the peak is trusted, but for that of the run itself."""
+        bounds = {name: self.best(shape) for name, shape in shapes.items()}
+        return {
+            name: Measures(
+                bounds[name] / bounds["linear"],
+                1.0 if prior.is_like(shape) else None if near else prior.peak_ratio(shape),
+                None if near else self.peak_ratio(prior, shape),
+            )
+            for name, shape in shapes.items()
+        }
+
 
 def _distance(
     norms: GradientNorms, family: OptimizerFamily, multiplier: NDArray[np.float64], separable: bool
@@ -384,45 +255,53 @@ def _distance(
     return estimate(norms, family, multiplier, separable=separable)
 
 
-def _flag_values(candidate: NDArray[np.float64], yardstick: _Yardstick) -> dict[str, float | None]:
-    """Values for the rules that are about the refined schedule."""
-    fit = decay_exponent(candidate)
+def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[str, float | None]:
+    """Values for the rules that are about the refined schedule, before its warmup."""
+    anneal = decay_exponent(weighted)
     return {
-        "first multiplier": float(candidate[0]),
-        "peak position": peak_fraction(candidate),
-        "decay exponent": fit[0] if fit else None,
-        "rise after peak": rise_after_peak(candidate),
-        "bound gain": yardstick.best(linear(candidate.size).multiplier) / yardstick.best(candidate),
-        "raw bound": yardstick.raw_excess(candidate),
+        "first multiplier": float(weighted[0]),
+        "peak position": peak_fraction(weighted),
+        "decay exponent": anneal[0] if anneal else None,
+        "bound gain": yardstick.best(linear(weighted.size).multiplier) / yardstick.best(weighted),
+        "raw bound": yardstick.raw_excess(weighted),
     }
 
 
-def _assumptions(norms: GradientNorms, family: OptimizerFamily, family_source: str, warmup_source: str) -> list[str]:
+def _reason(rho: float | None, alike: Worth | None, choice: Choice) -> str:
+    """Why the recommended schedule is what it is, in words that need no other line."""
+    if rho is None:
+        norms = "what the norms do is unknown"
+    elif 0.9 <= rho <= 1.1:
+        norms = f"norms hardly change, to {rho:.2f} of their value by the end"
+    else:
+        norms = f"norms {'fall' if rho < 1.0 else 'rise'} to {rho:.2g} {'of' if rho < 1.0 else 'times'} their value"
+        norms += " by the end"
+    known = "no benchmark case is like this log" if alike is None else alike.in_words()
+    return f"{choice.reason}; " * (choice.bend != "linear") + f"{norms}: {known}"
+
+
+def _assumptions(
+    norms: GradientNorms, family: OptimizerFamily, family_source: str, warmup_source: str, losses_used: bool
+) -> tuple[str, ...]:
     found = []
     if family_source == "assumed":
-        found.append("optimizer adam, the milder exponent: the log does not say; give --optimizer")
+        found.append("optimizer adam (--optimizer)")
     if not norms.source.kind_known:
-        found.append(f"norm kind {norms.kind}: the column's name does not say; give --norm-kind")
+        found.append(f"{norms.kind} norm (--norm-kind)")
     if family == "adam" and norms.kind == "l2":
-        found.append("the l2 norm stands in for the l1 norm, with the exponent of the Adam family")
+        found.append("l2 in place of the l1 norm")
     each = [] if norms.source.window_mean else ["of one update"]
     each += ["before clipping"] if norms.source.clipping == "unknown" else []
-    found.append(f"each norm is {', '.join([*each, 'not scaled'])}")
+    found.append(f"norms {', '.join([*each, 'not scaled'])}")
     if warmup_source == "assumed":
-        found.append(
-            f"warmup {DEFAULT_WARMUP_FRACTION:.0%} of the steps: the log shows no learning rates from its start on"
-        )
-    return found
+        found.append(f"{100 * DEFAULT_WARMUP_FRACTION:g} % warmup (the log shows no rates from its start on)")
+    if losses_used:
+        found.append("each loss is that of its own batch, a mean")
+    return tuple(found)
 
 
 def _notes(
-    mode: Mode,
-    norms: GradientNorms,
-    family: OptimizerFamily,
-    prior: Prior,
-    separable: bool,
-    warmup_steps: int,
-    steps: int,
+    norms: GradientNorms, family: OptimizerFamily, prior: Prior, separable: bool, warmup_steps: int, steps: int
 ) -> list[str]:
     found = [*prior.notes]
     if family == "sgd" and norms.kind != "l2":
@@ -435,11 +314,40 @@ def _notes(
     elif prior.is_constant:
         found.append("the logged run kept a constant rate: no peak learning rate is suggested, equal area fails there")
     if steps != norms.total_steps:
-        kept = "the verdict is for the old length" if mode == "auto" else "the norms are taken to keep their shape"
         found.append(
-            f"{steps} updates instead of the logged {norms.total_steps}: {kept}, "
+            f"{steps} updates instead of the logged {norms.total_steps}: the norms are taken to keep their shape, "
             f"and the peak learning rate is for the old horizon; {peak_advice(norms.total_steps, steps)[0]}"
         )
     if 2 * warmup_steps > steps:
         found.append(f"the warmup of the logged run, {warmup_steps} updates, takes more than half of the {steps}")
     return found
+
+
+def _provenance(name: str, result: Refinement) -> dict[str, Any]:
+    """Where a schedule of a result comes from, and what was assumed."""
+    norms, source = result.norms, result.norms.source
+    refined = name == "refined" and result.computed
+    return {
+        "generator": f"refine {__version__}",
+        **({"reference": "arXiv:2310.07831"} if refined else {}),
+        "name": name,
+        "default": result.default,
+        **({"not_recommended": [found.words for found in result.against]} if result.against else {}),
+        "shape": "refined" if refined else "linear" if name == "refined" else result.shape,
+        "reason": result.reason,
+        "published": result.published,
+        "source": source.name,
+        **({"run": source.run} if source.run else {}),
+        "format": source.format,
+        "columns": dict(source.columns),
+        "points": int(norms.steps.size),
+        "logged_steps": norms.total_steps,
+        "norm_kind": norms.kind,
+        "optimizer": result.optimizer,
+        "optimizer_source": result.optimizer_source,
+        "smoothing_fraction": norms.pool.smoothing if norms.pool else result.smoothing,
+        "warmup_steps": 0 if refined and result.published else result.warmup_steps,
+        "prior_peak_lr": result.prior.peak_lr,
+        "suggested_peak_lr": result.prior.suggested_peak(result.measures[name].peak_lr_ratio),
+        "assumptions": list(result.assumptions),
+    }

@@ -10,27 +10,28 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .analysis import Refinement, refined_schedule
+from .analysis import fit as refine_norms
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
 from .files import printable
-from .norms import GradientNorms
+from .inputs import pooled
 from .parallel import parallel
-from .pool import pool
-from .readers import ReadOptions, read_groups, read_logs
+from .readers import ReadOptions, read_groups
 from .readers.base import SeveralRuns
+from .result import Refinement
 
-__all__ = ["FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names", "read_pooled"]
+__all__ = ["FIELDS", "fit_each", "fit_groups", "fit_logs", "folder_names"]
 
 FIELDS = (
     "points",
     "total_steps",
     "optimizer",
-    "decision",
+    "recommended",
+    "default",
     "rho",
     "warmup_steps",
-    "peak_fraction",
-    "gain_over_linear",
+    "refined_peak_fraction",
+    "refined_bound",
     "peak_lr_ratio",
     "suggested_peak_lr",
     "warnings",
@@ -51,20 +52,10 @@ def fit_logs(
         Logs of one configuration; those with rates but without norms are joined to the one with norms.
     read : ReadOptions
     fit : mapping
-        Keyword arguments of `refine.refined_schedule`.
+        Keyword arguments of `refine.fit`.
     """
-    norms, how = read_pooled(logs, read, fit, progress=progress)
-    return refined_schedule(norms, **how)
-
-
-def read_pooled(
-    logs: Sequence[str], read: ReadOptions, how: Mapping[str, Any], *, progress: Progress | None = None
-) -> tuple[GradientNorms, Mapping[str, Any]]:
-    """Norms of one log, or the pooled ones of several, and ``how`` to go on: pooled norms are smooth already."""
-    norms = read_logs(logs, read, progress)
-    if len(norms) == 1:
-        return norms[0], how
-    return pool(norms, smoothing=how.get("smoothing", 0.1)), {**how, "smoothing": 0.0}
+    norms, smoothing = pooled(logs, read, fit.get("smoothing", 0.1), progress)
+    return refine_norms(norms, **{**fit, "smoothing": smoothing})
 
 
 def fit_each(
@@ -170,7 +161,7 @@ def fit_groups(
         try:
             if isinstance(norms, RefineError):
                 raise norms
-            rows.append({**row, **_found(refined_schedule(norms, **fit), folder, force, plot)})
+            rows.append({**row, **_found(refine_norms(norms, **fit), folder, force, plot)})
         except RefineError as error:
             rows.append({**row, "error": f'group "{printable(name)}": {error}'})
     return rows
@@ -249,5 +240,8 @@ def _found(result: Refinement, folder: str, force: bool, plot: bool) -> dict[str
         warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
         emit(result, folder, force=force, plot=plot)
     found = result.to_dict()
+    (refined,) = (row for row in found["schedules"] if row["name"] == "refined")
+    found |= {"recommended": result.shape, "refined_peak_fraction": refined["peak_fraction"]}
+    found |= {"refined_bound": refined["relative_bound"]}
     found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
     return {name: found[name] for name in FIELDS}

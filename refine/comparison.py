@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .analysis import COMPARE_STEPS, refined_schedule
+from .analysis import COMPARE_STEPS, fit
 from .bound import omega_at_best_peak, omega_curve, optimal_rates, thinned
 from .describe import warmup_fraction
 from .diagnostics import near_separable
@@ -23,7 +22,6 @@ from .norms import GradientNorms
 from .prior import is_file, named_schedule
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms
 from .schedule import Schedule
-from .smoothing import smooth
 from .text import aligned, paragraph
 from .tight import tight_at_best_peak
 
@@ -270,7 +268,7 @@ def compare_named(
     files = {name: named_schedule(name, total_steps) for name in names if is_file(name)}
     steps = total_steps or next((s.total_steps for s in files.values()), None) or (norms and norms.total_steps)
     if norms is not None:
-        names = [name for name in names if name != "refined"]  # is a row already
+        names = [name for name in names if name not in ("refined", "recommended")]  # are rows already
     for name in names:
         if name not in files and name.partition(":")[0] not in FAMILIES:
             from_name(name, 1)  # says which names there are
@@ -282,25 +280,18 @@ def compare_named(
     notes: list[str] = []
     separable = False
     if norms is not None:
-        fit = partial(
-            refined_schedule,
-            norms,
-            optimizer=optimizer,
-            smoothing=smoothing,
-            total_steps=steps,
-            prior_schedule=prior_schedule,
-        )
-        refinement, default = fit(mode="refined"), fit()
-        family, warmup = refinement.optimizer, refinement.warmup_steps
-        if refinement.prior.multiplier is not None:
-            schedules["logged run"] = Schedule(refinement.prior.multiplier).resample(steps)
-        if default.decision != "linear":
-            schedules[f"default ({default.decision})"] = default.schedule
-        schedules["refined" if refinement.decision == "refined" else "refined (linear)"] = refinement.schedule
-        separable = near_separable(refinement.flags)
+        result = fit(norms, optimizer=optimizer, smoothing=smoothing, total_steps=steps, prior_schedule=prior_schedule)
+        family, warmup = result.optimizer, result.warmup_steps
+        if result.prior.multiplier is not None:
+            schedules["logged run"] = Schedule(result.prior.multiplier).resample(steps)
+        if result.computed:
+            schedules["refined"] = result.refined
+        if result.shape != "linear" or "linear" not in (names or DEFAULT_NAMES):
+            schedules[f"recommended ({result.shape})"] = result.recommended
+        separable = near_separable(result.checks)
         if separable:
             notes.append("near-separable: on such logs every rule for the peak learning rate failed, so none is shown")
-        if refinement.optimizer_source == "assumed":
+        if result.optimizer_source == "assumed":
             notes.append("optimizer adam is assumed: give --optimizer")
     for name in names or DEFAULT_NAMES:
         known = files.get(name)
@@ -325,7 +316,7 @@ def _squared(
     """Smoothed and raw N_t on the updates, each over its least, and the square root of the least raw one."""
     if norms is None:
         return np.ones(steps), np.ones(steps), 1.0
-    columns = (smooth(norms.values, fraction=smoothing), norms.values)
+    columns = (norms.smoothed(smoothing), norms.values)
     smoothed, raw = (norms.on_updates(column, steps) for column in columns)
     unit = float(raw.min()) ** (EXPONENTS[optimizer] / 2)
     smoothed, raw = (1.0 / inverse_squared_norms(column, optimizer=optimizer) for column in (smoothed, raw))

@@ -14,13 +14,12 @@ from .bound import omega_at_best_peak
 from .diagnostics import check, near_separable
 from .digits import on_grid
 from .errors import RefineError
-from .health import flag_values
+from .health import check_values
 from .hygiene import stride
 from .norms import GradientNorms
 from .prior import Prior, is_file, logged_rates, named_schedule, read_prior
 from .refinement import EXPONENTS, OptimizerFamily
 from .schedule import Schedule, check_count
-from .smoothing import smooth
 from .text import paragraph
 from .transfer import best_tail, tail_bound
 
@@ -160,7 +159,7 @@ def continue_run(
         )
     family, family_source = family_of(norms, optimizer)
     power = EXPONENTS[family]
-    smoothed = smooth(norms.values, fraction=smoothing)
+    smoothed = norms.smoothed(smoothing)
 
     def squared(of_updates: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.maximum((of_updates / smoothed.max()) ** power, _TINY))
@@ -186,7 +185,7 @@ def continue_run(
         if _known_after(norms, at)
         else "constant norms from here on: the log ends here",
     )
-    values = flag_values(
+    values = check_values(
         norms, smoothed, norms.on_updates(smoothed, min(norms.total_steps, _FLAG_STEPS)), family, prior
     )
     notes = [*norms.source.notes, *(prior.notes if planned is None and peak_lr is None else ())]

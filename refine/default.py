@@ -30,6 +30,7 @@ __all__ = [
     "balance_of",
     "bend",
     "choose",
+    "decays_linearly",
     "progress_ratio",
     "progress_ratio_of",
 ]
@@ -76,26 +77,29 @@ def choose(values: Mapping[str, float | str | None]) -> Choice:
 
     Examples
     --------
-    >>> choose({"rho": 0.1, "progress ratio": 0.8})
-    Choice(bend='earlier', reason='rho 0.1 is below 0.2, progress ratio 0.8 below 1: only its own noise is left')
+    >>> choose({"rho": 0.1, "progress ratio": 0.8}).bend, choose({"rho": 0.9, "progress ratio": 1.3}).bend
+    ('earlier', 'later')
     >>> choose({"rho": 0.9, "progress ratio": 0.8})
-    Choice(bend='linear', reason='rho 0.9, progress ratio 0.8 not above 1.2')
-    >>> choose({"rho": 0.9, "progress ratio": "no losses"})
-    Choice(bend='linear', reason='rho 0.9, progress ratio unknown (no losses)')
+    Choice(bend='linear', reason='the loss fell 0.8 times as far as the noise of the updates explains, not above 1.2')
+    >>> choose({"rho": 0.9, "progress ratio": "the log holds no losses"})
+    Choice(bend='linear', reason='what would bend it is unknown: the log holds no losses')
     """
     rho, ratio = values.get("rho"), values.get("progress ratio")
-    known = f"rho {rho:.3g}" if isinstance(rho, float) else "rho unknown"
-    told = f"progress ratio {ratio:.4g}" if isinstance(ratio, float) else f"progress ratio unknown ({ratio})"
     if not isinstance(rho, float) or not isinstance(ratio, float):
-        return Choice("linear", f"{known}, {told}")
+        return Choice("linear", f"what would bend it is unknown: {ratio}")
+    told = f"the loss fell {ratio:.3g} times as far as the noise of the updates explains"
     if rho >= SEPARABLE:
-        if ratio > LATER:
-            return Choice("later", f"{known}, {told} is above {LATER:g}: the loss fell by more than noise explains")
-        return Choice("linear", f"{known}, {told} not above {LATER:g}")
-    if ratio < EARLIER:
-        why = f"{known} is below {SEPARABLE:g}, {told} below {EARLIER:g}: only its own noise is left"
-        return Choice("earlier", why)
-    return Choice("linear", f"{known} is below {SEPARABLE:g}, {told} not below {EARLIER:g}")
+        return (
+            Choice("later", f"{told}, above {LATER:g}")
+            if ratio > LATER
+            else Choice("linear", f"{told}, not above {LATER:g}")
+        )
+    told = f"the norms fall to {rho:.2g} of their value and {told}"
+    return (
+        Choice("earlier", f"{told}, below {EARLIER:g}")
+        if ratio < EARLIER
+        else Choice("linear", f"{told}, not below {EARLIER:g}")
+    )
 
 
 def progress_ratio(
@@ -216,7 +220,7 @@ def balance_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, pr
     fine = np.isfinite(norms.loss) & np.isfinite(squared)
     if np.count_nonzero(fine) < max(_LEAST_POINTS, LEAST_COVERAGE * fine.size):
         return f"{np.count_nonzero(fine)} losses are too few"
-    if not _decays_linearly(prior):
+    if not decays_linearly(prior):
         return "the logged run did not decay about linearly"
     at = norms.updates[fine]
     gap = int(np.diff(np.concatenate([[-1], at, [norms.total_steps]])).max()) - 1
@@ -233,7 +237,7 @@ def balance_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, pr
     return found
 
 
-def _decays_linearly(prior: Prior) -> bool:
+def decays_linearly(prior: Prior) -> bool:
     """Whether a straight line from the end of the warmup on explains the rates, and they end low.
 
     Cosine passes, and so do both bends; WSD with a short cooldown does not: there the rule was wrong.

@@ -1,7 +1,7 @@
-"""When refinement will mislead: every flag with its value, its threshold and its reason.
+"""When refinement will mislead: every check with its value, its threshold and its reason.
 
-`RULES` is the one table that says which flag makes the guard fall back to linear decay and which
-only warns. The thresholds come from trials on 14 convex problems and are to be revised by measurement.
+`RULES` is the one table that says which check keeps the refined schedule from being computed, which advises against
+it, and which only warns. The thresholds come from trials on 14 convex problems and are to be revised by measurement.
 """
 
 from __future__ import annotations
@@ -17,27 +17,48 @@ from numpy.typing import NDArray
 
 from .refinement import EXPONENTS, OptimizerFamily
 
-__all__ = ["RULES", "Flag", "Rule", "check", "end_to_start", "late_rise", "near_separable", "spike_ratio", "tiny_norms"]
+__all__ = [
+    "RULES",
+    "Check",
+    "Rule",
+    "check",
+    "end_to_start",
+    "late_rise",
+    "near_separable",
+    "spike_ratio",
+    "tiny_norms",
+]
 
 _PARTS = 5
 _LEAST_POINTS = 10
 
+Action = Literal["not computed", "not recommended", "warn"]
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A flag is raised where its value is on the wrong side of the threshold.
+    """A check is raised where its value is on the wrong side of the threshold.
 
-    ``about`` tells what is measured: the norms, the refined schedule before guard and warmup, or the
-    schedule that is returned. ``refining``: it matters only where norms weight the schedule.
+    Attributes
+    ----------
+    about : {"norms", "refined", "recommended"}
+        What is measured: the norms, the refined schedule before its warmup, or the recommended one.
+    name, side, threshold
+    action : {"not computed", "not recommended", "warn"}
+        What a raised check does to the refined schedule.
+    words : str
+        What is wrong, in a few words, with a place for the value.
+    reason : str
+        Why it matters, and what to do.
     """
 
-    about: Literal["norms", "refined", "returned"]
+    about: Literal["norms", "refined", "recommended"]
     name: str
     side: Literal["below", "above"]
     threshold: float
-    action: Literal["fall back", "warn"]
+    action: Action
+    words: str
     reason: str
-    refining: bool = True
 
     @property
     def advice(self) -> str:
@@ -46,7 +67,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Check:
     """A rule applied: its value (None: not known for this log) and whether it is raised."""
 
     rule: Rule
@@ -54,9 +75,14 @@ class Flag:
     raised: bool
 
     @property
-    def advises_linear(self) -> bool:
-        """Whether the guard falls back to linear decay for it."""
-        return self.raised and self.rule.action == "fall back"
+    def against(self) -> bool:
+        """Whether it advises against the refined schedule, or keeps it from being computed."""
+        return self.raised and self.rule.action != "warn"
+
+    @property
+    def words(self) -> str:
+        """What is wrong, in a few words."""
+        return self.rule.words.format(self.value)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; None is unknown, never nan."""
@@ -73,15 +99,12 @@ class Flag:
             "reason": rule.reason,
         }
 
-    def row(self, state: str) -> str:
+    @property
+    def row(self) -> str:
         """A row of the table that commands print."""
         value = "unknown" if self.value is None else f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
-        return f"{self.rule.name:17}{value:>9}   {self.rule.advice:24}{state}"
-
-    @property
-    def briefly(self) -> str:
-        """Value, side and threshold of a raised flag."""
-        return f"{self.rule.name} {self.value:.3g} is {self.rule.side} {self.rule.threshold:g}"
+        state = self.rule.action.upper() if self.raised else "ok"
+        return f"{self.rule.name:17}{value:>9}   {self.rule.advice:32}{state}"
 
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"
@@ -89,13 +112,14 @@ class Flag:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("norms", "points", "below", 20, "fall back", "too few norms to smooth"),
+    Rule("norms", "points", "below", 20, "not computed", "{:.0f} norms are too few", "too few norms to smooth"),
     Rule(
         "norms",
         "tiny norms",
         "above",
         0.01,
-        "fall back",
+        "not computed",
+        "{:.0%} of the norms vanish",
         "this share of the norms is under 1e-6 of the largest (separable data, a collapse): 1/N puts all weight there",
     ),
     Rule(
@@ -103,8 +127,9 @@ RULES: tuple[Rule, ...] = (
         "rho",
         "below",
         0.3,
-        "fall back",
-        "the norms fall this much from 5 % to the end, mostly because the logged run itself annealed; "
+        "not recommended",
+        "the norms fall to {:.2g} of their value",
+        "the norms fall this much from 5 % to the end, as they do where a run anneals or its loss vanishes; "
         "refined schedules lost 4-57 % to linear decay there",
     ),
     Rule(
@@ -112,7 +137,8 @@ RULES: tuple[Rule, ...] = (
         "rho",
         "above",
         1.2,
-        "warn",
+        "not recommended",
+        "the norms rise to {:.2f} times their value, as weight decay alone can make them",
         "rising norms make it anneal early, and weight decay alone can cause the rise: test it against linear decay",
     ),
     Rule(
@@ -120,7 +146,8 @@ RULES: tuple[Rule, ...] = (
         "late rise",
         "above",
         1.1,
-        "warn",
+        "not recommended",
+        "the norms rise {:.2f}-fold while the rate falls, as weight decay makes them",
         "the norms rise this much while the rate falls: weight decay of normalised layers does that, and the schedule "
         "takes it for signal; AdamC (arXiv:2506.02285) corrects it: make_scheduler(..., scale_weight_decay=True)",
     ),
@@ -130,49 +157,61 @@ RULES: tuple[Rule, ...] = (
         "above",
         2.0,
         "warn",
+        "rare spikes make the mean of N {:.3g} times that of its median",
         "mean raw over mean smoothed N: rare spikes, which the median hides and the guarantee does not; clip them",
-        refining=False,
     ),
     Rule(
         "norms",
         "longest gap",
         "above",
         0.1,
-        "warn",
+        "not recommended",
+        "{:.0%} of the run has no norm in one stretch",
         "this share of the run has no norm in one stretch: there it is interpolated, or held at the ends",
-        refining=False,
+    ),
+    Rule(
+        "norms",
+        "like cases",
+        "above",
+        0.1,
+        "not recommended",
+        "it lost to linear decay in such cases",
+        "median of what it lost to linear decay, in %, in the benchmark cases most like this log (refine explain)",
     ),
     Rule(
         "refined",
         "first multiplier",
         "below",
         1e-3,
-        "warn",
+        "not recommended",
+        "it starts at {:.1g} of its peak, which one large norm may have decided",
         "one large first norm may have decided the start: look at it",
     ),
-    Rule("refined", "peak position", "above", 0.3, "warn", "a peak this late has hurt: test it against linear decay"),
+    Rule(
+        "refined",
+        "peak position",
+        "above",
+        0.3,
+        "not recommended",
+        "it peaks as late as at {:.0%} of the run",
+        "a peak this late has hurt: test it against linear decay",
+    ),
     Rule(
         "refined",
         "decay exponent",
         "above",
         3.0,
-        "warn",
+        "not recommended",
+        "it falls as steeply as (1 - t/T)^{:.1f}",
         "an anneal this steep spends little time at a high rate: test it against linear decay",
-    ),
-    Rule(
-        "refined",
-        "rise after peak",
-        "above",
-        0.05,
-        "warn",
-        "the anneal climbs again: the norms dip there, or are noisy (--smoothing-fraction)",
     ),
     Rule(
         "refined",
         "bound gain",
         "above",
         1.4,
-        "warn",
+        "not recommended",
+        "linear decay's bound is {:.2f} times its own, more than was ever seen in a loss",
         "a gain in the bound this large over linear decay was never seen in a loss: do not trust it",
     ),
     Rule(
@@ -180,47 +219,39 @@ RULES: tuple[Rule, ...] = (
         "raw bound",
         "above",
         1.2,
-        "warn",
+        "not recommended",
+        "on the raw norms its bound is {:.3g} times the least",
         "on the raw norms the bound is this much above the raw optimum: spikes or a fast change are smoothed away",
     ),
     Rule(
-        "returned",
-        "dip before peak",
-        "above",
-        0.05,
-        "warn",
-        "it falls this far and climbs again before its peak: early norms are small, or noisy (--smoothing-fraction)",
-        refining=False,
-    ),
-    Rule(
-        "returned",
+        "recommended",
         "peak LR ratio",
         "above",
         1.25,
         "warn",
+        "the suggested peak is {:.2f} times the old one: raise the rate this far only with a test run",
         "suggested over old peak: raise the rate this far only with a test run",
-        refining=False,
     ),
 )
 
 
-def check(values: Mapping[str, float | None]) -> tuple[Flag, ...]:
+def check(values: Mapping[str, float | None]) -> tuple[Check, ...]:
     """Apply `RULES` to the values that are known.
 
     Examples
     --------
-    >>> [str(flag) for flag in check({"points": 12}) if flag.raised]
+    >>> [str(found) for found in check({"points": 12}) if found.raised]
     ['points is 12, below 20: too few norms to smooth']
     """
-    flags = []
+    found = []
     for rule in RULES:
         value = values.get(rule.name)
         raised = value is not None and (value < rule.threshold if rule.side == "below" else value > rule.threshold)
-        flags.append(Flag(rule, value, raised))
-    return tuple(flags)
+        found.append(Check(rule, value, raised))
+    return tuple(found)
 
 
-def near_separable(flags: Iterable[Flag]) -> bool:
+def near_separable(checks: Iterable[Check]) -> bool:
     """Whether the norms fall so far that every rule for the peak learning rate has failed on such logs.
 
     Examples
@@ -228,7 +259,10 @@ def near_separable(flags: Iterable[Flag]) -> bool:
     >>> near_separable(check({"rho": 0.2})), near_separable(check({"rho": 0.4}))
     (True, False)
     """
-    return any(flag.advises_linear and flag.rule.name in ("rho", "tiny norms") for flag in flags)
+    return any(
+        found.raised and (found.rule.name, found.rule.side) in {("rho", "below"), ("tiny norms", "above")}
+        for found in checks
+    )
 
 
 def end_to_start(smoothed: NDArray[np.float64]) -> float:

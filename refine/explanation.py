@@ -1,29 +1,29 @@
-"""The whole chain from a log to the schedule of the next run: every step in words, and in one figure."""
+"""The whole chain from a log to the schedules of the next run: every step in words, and in one figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
-from .analysis import Refinement, refined_schedule
-from .batch import read_pooled
-from .default import SEPARABLE, SHAPES, Balance, Bend, balance_of, bend
+from .analysis import fit
+from .default import Balance, balance_of, decays_linearly
 from .describe import decay_exponent, peak_fraction
-from .families import linear, with_warmup
+from .families import with_warmup
 from .files import printable
+from .inputs import LogLike, as_norms, pooled
 from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
-from .report import why_no_peak
+from .report import head, recommended_words, why_no_peak
+from .result import Refinement
 from .schedule import Schedule
-from .smoothing import median_width
 from .text import paragraph
+from .worth import no_case
 
 __all__ = ["Change", "Explanation", "explain", "explain_logs", "named_power", "rho_of"]
 
@@ -55,16 +55,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """A schedule, and the chain that led to it.
+    """The schedules of a log, and the chain that led to them.
 
     Attributes
     ----------
     result : Refinement
-        What `refine.refined_schedule` returns by default.
-    refined : Refinement
-        The schedule of the published weights, without guard.
-    linear : Schedule
-        Linear decay with the same warmup.
+        What `refine.fit` returns.
     squared : ndarray, shape (n,)
         N of the smoothed norms at the logged points.
     travelled : ndarray, shape (n,), or None
@@ -75,16 +71,13 @@ class Explanation:
     ratio_unknown : str
         Why the progress ratio is not known; empty where it is.
     changes : mapping of str to Change
-        ``guard``: from the refined schedule to what the guard of mode "refined" returns, before the warmup.
-        ``warmup of refined``, ``warmup``: what the warmup did to the refined schedule, and to the one returned.
-        ``default``, ``bend``: from the refined schedule, and from linear decay, to the one returned.
+        ``one rise, one fall``: from the weights' schedule with its warmup to the refined one. ``refined``,
+        ``recommended``: from linear decay with the same warmup to each.
     steps : tuple of (str, str)
         Name and text of every step, in order.
     """
 
     result: Refinement
-    refined: Refinement
-    linear: Schedule
     squared: NDArray[np.float64]
     travelled: NDArray[np.float64] | None
     balance: Balance | None
@@ -94,14 +87,16 @@ class Explanation:
 
     @property
     def headline(self) -> str:
-        """The decision: the first line of the result's summary."""
-        return self.result.summary().split("\n", 1)[0]
+        """What is recommended, and whether the refined schedule is."""
+        result = self.result
+        refined = "is not recommended on this log" if result.against else "may be used too"
+        return f"recommended: {recommended_words(result)}; refined {refined if result.computed else 'is not computed'}"
 
     def summary(self) -> str:
         """The decision, then a numbered paragraph a step."""
-        lines = [self.headline]
+        lines = head(self.result)
         for number, (name, text) in enumerate(self.steps, 1):
-            lines += paragraph(f"{number:2} {name}", text, hanging=0)
+            lines += paragraph(f"{number:2} {name}", text, hanging=0, indent=13)
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,100 +106,79 @@ class Explanation:
             **self.result.to_dict(),
             "headline": self.headline,
             "progress_ratio_unknown": self.ratio_unknown or None,
-            "smoothing_width": median_width(self.result.norms.steps.size, self.result.smoothing),
             "exponent": EXPONENTS[self.result.optimizer],
             "constant_lr": self.result.prior.is_constant if self.result.prior.multiplier is not None else None,
             "squared_norm_first": _finite(self.squared[0]),
             "squared_norm_last": _finite(self.squared[-1]),
-            "rho": rho_of(self.refined),
+            "rho": rho_of(self.result),
             "weights_span": float(weights.max() / weights.min()),
-            "refined_peak_fraction": peak_fraction(self.refined.schedule.multiplier),
-            "refined_flags": [flag.to_dict() for flag in self.refined.flags],
             "changes": {name: {"updates": c.updates, "most": c.most} for name, c in self.changes.items()},
             "steps": [{"name": name, "text": text} for name, text in self.steps],
         }
 
 
 def explain(
-    norms: GradientNorms | npt.ArrayLike,
+    log: LogLike,
     *,
     optimizer: OptimizerFamily | None = None,
     smoothing: float = 0.1,
     total_steps: int | None = None,
     prior_schedule: Schedule | str | None = None,
     peak_lr: float | None = None,
+    **read: Any,
 ) -> Explanation:
-    """Follow a log to the schedule that `refine.refined_schedule` returns for it by default.
+    """Follow a log to the schedules that `refine.fit` makes of it.
 
     Parameters
     ----------
-    norms, optimizer, smoothing, total_steps, prior_schedule, peak_lr
-        As in `refine.refined_schedule`.
+    log, optimizer, smoothing, total_steps, prior_schedule, peak_lr, **read
+        As in `refine.fit`.
 
     Returns
     -------
     Explanation
-
-    Notes
-    -----
-    Two calls of `refine.refined_schedule`: the default, and the published weights without guard.
 
     Examples
     --------
     >>> found = explain([4.0] * 50 + [2.0] * 50, optimizer="adam")
     >>> dict(found.steps)["weight"]
     '1/N at the 100 logged points: the largest is 2 times the smallest'
-    >>> found.changes["bend"]
+    >>> found.changes["recommended"]
     Change(updates=0, most=0.0)
     """
-    if not isinstance(norms, GradientNorms):
-        norms = GradientNorms.from_values(norms)
-    how: dict[str, Any] = {
-        "optimizer": optimizer,
-        "smoothing": smoothing,
-        "total_steps": total_steps,
-        "prior_schedule": prior_schedule,
-        "peak_lr": peak_lr,
-    }
-    result = refined_schedule(norms, **how)
-    refined = refined_schedule(norms, mode="refined", guard=False, **how)
-    steps, warmup = result.schedule.total_steps, result.warmup_steps
+    norms, smoothing = as_norms(log, optimizer=optimizer, smoothing=smoothing, **read)
+    result = fit(
+        norms,
+        optimizer=optimizer,
+        smoothing=smoothing,
+        total_steps=total_steps,
+        prior_schedule=prior_schedule,
+        peak_lr=peak_lr,
+    )
     with np.errstate(over="ignore", under="ignore"):
         squared = np.asarray(result.smoothed ** EXPONENTS[result.optimizer], dtype=np.float64)
     told = balance_of(norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
-
-    straight = linear(steps).multiplier
-    weighted = refined_multiplier(
-        inverse_squared_norms(norms.on_updates(refined.smoothed, steps), optimizer=refined.optimizer)
-    )
-    raised = any(flag.advises_linear for flag in refined.flags)
-    same_warmup = with_warmup(straight, warmup)
-    before = bend(cast("Bend", result.decision), steps)  # mode "auto" knows no other decisions
+    refined, straight = result.refined.multiplier, result.linear.multiplier
     changes = {
-        "guard": Change.between(weighted, straight if raised else weighted),
-        "warmup of refined": Change.between(weighted, with_warmup(weighted, warmup)),
-        "warmup": Change.between(before, with_warmup(before, warmup)),
-        "default": Change.between(refined.schedule.multiplier, result.schedule.multiplier),
-        "bend": Change.between(same_warmup, result.schedule.multiplier),
+        "one rise, one fall": Change.between(_with_dips(result) if result.computed else refined, refined),
+        "refined": Change.between(straight, refined),
+        "recommended": Change.between(straight, result.recommended.multiplier),
     }
-    travelled = _travelled(result)
     return Explanation(
         result=result,
-        refined=refined,
-        linear=Schedule(same_warmup),
         squared=squared,
-        travelled=travelled,
+        travelled=_travelled(result),
         balance=None if isinstance(told, str) else told,
         ratio_unknown=told if isinstance(told, str) else "",
         changes=changes,
-        steps=_steps(result, refined, squared, changes),
+        steps=_steps(result, squared, changes),
     )
 
 
 def explain_logs(
     logs: Sequence[str], read: ReadOptions, how: Mapping[str, Any], *, progress: Callable[[float], None] | None = None
 ) -> Explanation:
-    """Explain the schedule of one log, or of the pooled norms of several; as `refine.batch.fit_logs`.
+    """Explain the schedules of one log, or of the pooled norms of several; as `refine.batch.fit_logs`.
 
     Parameters
     ----------
@@ -213,8 +187,15 @@ def explain_logs(
     how : mapping
         Keyword arguments of `explain`.
     """
-    norms, how = read_pooled(logs, read, how, progress=progress)
-    return explain(norms, **how)
+    norms, smoothing = pooled(logs, read, how.get("smoothing", 0.1), progress)
+    return explain(norms, **{**how, "smoothing": smoothing})
+
+
+def _with_dips(result: Refinement) -> NDArray[np.float64]:
+    """The weights' own schedule, with its warmup."""
+    on_updates = result.norms.on_updates(result.smoothed, result.refined.total_steps)
+    weighted = refined_multiplier(inverse_squared_norms(on_updates, optimizer=result.optimizer))
+    return with_warmup(weighted, result.warmup_steps)
 
 
 def _travelled(result: Refinement) -> NDArray[np.float64] | None:
@@ -227,10 +208,7 @@ def _travelled(result: Refinement) -> NDArray[np.float64] | None:
 
 
 def _steps(
-    result: Refinement,
-    refined: Refinement,
-    squared: NDArray[np.float64],
-    changes: Mapping[str, Change],
+    result: Refinement, squared: NDArray[np.float64], changes: Mapping[str, Change]
 ) -> tuple[tuple[str, str], ...]:
     weights = result.weights
     return (
@@ -238,15 +216,16 @@ def _steps(
         ("smooth", _smoothing(result)),
         ("rates", _rates(result)),
         ("N", _squared(result, squared)),
-        ("rho", _rho_in_words(refined)),
+        ("rho", _rho_in_words(result)),
         (
             "weight",
             f"1/N at the {weights.size:,} logged points: the largest is {weights.max() / weights.min():.3g} times "
             "the smallest",
         ),
-        ("refine", _shape(refined)),
-        ("guard", _guard(refined, changes["guard"])),
-        ("warmup", _warmup(result, changes)),
+        ("refine", _shape(result, changes)),
+        ("warmup", _warmup(result)),
+        ("worth", _worth(result)),
+        ("checks", _checks(result)),
         ("decide", _decision(result, changes)),
         ("peak", _peak(result)),
     )
@@ -270,9 +249,8 @@ def _smoothing(result: Refinement) -> str:
         return f"each log's median over {norms.pool.smoothing:g} of its points, both ends reflected, then the pool's"
     with np.errstate(over="ignore"):
         apart = norms.values / result.smoothed
-    width = median_width(norms.steps.size, result.smoothing)
     return (
-        f"median of {width:,} of the {norms.steps.size:,} points, both ends reflected; raw norms lie between "
+        f"median over {100 * result.smoothing:g} % of the updates, both ends reflected; raw norms lie between "
         f"{apart.min():.3g} and {apart.max():.3g} times their median"
     )
 
@@ -309,63 +287,72 @@ def named_power(result: Refinement) -> str:
     return "G^2" if EXPONENTS[result.optimizer] == 2 else "G"
 
 
-def rho_of(refined: Refinement) -> float | None:
+def rho_of(result: Refinement) -> float | None:
     """The norm at the end over that at 5 %."""
-    return next((flag.value for flag in refined.flags if flag.rule.name == "rho"), None)
+    return next((found.value for found in result.checks if found.rule.name == "rho"), None)
 
 
-def _rho_in_words(refined: Refinement) -> str:
-    rho = rho_of(refined)
-    advice = ", ".join(flag.rule.advice for flag in refined.flags if flag.rule.name == "rho")
-    return (
-        f"the norm at the end over that at 5 % is {_shown(rho)} (the guard: {advice}; the default asks {SEPARABLE:g})"
+def _rho_in_words(result: Refinement) -> str:
+    advice = ", ".join(found.rule.advice for found in result.checks if found.rule.name == "rho")
+    return f"the norm at the end over that at 5 % is {_shown(rho_of(result))} ({advice})"
+
+
+def _shape(result: Refinement, changes: Mapping[str, Change]) -> str:
+    if not result.computed:
+        return "not computed: " + "; ".join(found.words for found in result.against if found.rule.about == "norms")
+    h = result.refined.multiplier
+    anneal = decay_exponent(h)
+    text = f"Theorem 3 on these weights: peak at update {int(np.argmax(h)):,} ({peak_fraction(h):.1%})"
+    text += f", then like (1 - t/T)^{anneal[0]:.2f}" if anneal else ""
+    return text + (
+        f"; to one rise and one fall it takes a change of {changes['one rise, one fall']}; from linear decay that is "
+        f"{changes['refined']}"
     )
 
 
-def _shape(refined: Refinement) -> str:
-    h = refined.schedule.multiplier
-    fit = decay_exponent(h)
-    text = f"the weights' schedule, without guard: peak at update {int(np.argmax(h)):,} ({peak_fraction(h):.1%})"
-    return text + (f", then like (1 - t/T)^{fit[0]:.2f}" if fit else "")
-
-
-def _guard(refined: Refinement, change: Change) -> str:
-    """Each raised rule with value and threshold, and what it changes."""
-    raised = [flag for flag in refined.flags if flag.raised]
-    grave, slight = (
-        "; ".join(flag.briefly for flag in raised if flag.advises_linear == linear_advised)
-        for linear_advised in (True, False)
-    )
-    text = f"--mode refined would keep it; the guard changes {change}"
-    if grave:
-        text = f"--mode refined would fall back to linear decay, as {grave}; that changes {change}"
-    return text + (f"; it warns: {slight}" if slight else "")
-
-
-def _warmup(result: Refinement, changes: Mapping[str, Change]) -> str:
-    steps = result.warmup_steps
-    if steps < 2:
-        return f"none is imposed: it changes {changes['warmup']}"
+def _warmup(result: Refinement) -> str:
+    if result.warmup_steps < 2:
+        return "none is imposed"
     known = "as logged" if result.prior.warmup_steps is not None else "assumed"
-    return (
-        f"a line over the first {steps:,} updates ({known}), then scaled to peak 1: of the schedule returned it "
-        f"changes {changes['warmup']}, of the refined one {changes['warmup of refined']}"
+    return f"below a line over the first {result.warmup_steps:,} updates ({known}), then scaled to peak 1"
+
+
+def _worth(result: Refinement) -> str:
+    """The benchmark cases, or why there is none; where norms fall that far the refined schedule lost most."""
+    prior = result.prior
+    if result.worth is not None:
+        return f"{result.worth.in_words()} ({', '.join(result.worth.problems)})"
+    if prior.multiplier is not None and not decays_linearly(prior):
+        return "no benchmark case is like this log: its rate did not fall about linearly, as theirs did"
+    return no_case(result.optimizer, rho_of(result))
+
+
+def _checks(result: Refinement) -> str:
+    """Each raised rule with value and threshold."""
+    raised = [found for found in result.checks if found.raised]
+    grave, slight = (
+        "; ".join(
+            f"{c.rule.name} {c.value:.3g} is {c.rule.side} {c.rule.threshold:g}" for c in raised if c.against == own
+        )
+        for own in (True, False)
     )
+    text = f"against the refined schedule: {grave or 'none'}"
+    return text + (f"; to know: {slight}" if slight else "")
 
 
 def _decision(result: Refinement, changes: Mapping[str, Change]) -> str:
     return (
-        f"{SHAPES[cast(Bend, result.decision)]}: {printable(result.reason)}; from the refined schedule that changes "
-        f"{changes['default']}, from linear decay {changes['bend']}"
+        f"{recommended_words(result)}: {printable(result.choice.reason)}; from linear decay that changes "
+        f"{changes['recommended']}; where none is named, {result.default} is used"
     )
 
 
 def _peak(result: Refinement) -> str:
-    ratio, prior = result.peak_lr_ratio, result.prior
+    ratio, prior = result.measures["recommended"].peak_lr_ratio, result.prior
     if ratio is not None:
         peak = prior.suggested_peak(ratio)
         becomes = "" if peak is None else f" ({prior.peak_lr:.3g} becomes {peak:.3g})"
-        return f"learning rate {ratio:.2f} times the old peak, for equal area{becomes}"
+        return f"of recommended {ratio:.2f} times the old peak, for equal area{becomes}"
     return f"no learning rate is suggested: {why_no_peak(result)}"
 
 

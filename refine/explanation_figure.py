@@ -1,17 +1,17 @@
-"""The chain from a log to a schedule, drawn: six panels."""
+"""The chain from a log to the schedules, drawn: a panel for each step of which something is known."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
-from .default import EARLIER, LATER, SEPARABLE, SHAPES, Bend
+from .default import EARLIER, LATER, SEPARABLE
 from .explanation import Explanation, named_power, rho_of
 from .figures import (
     _COLOURS,
@@ -23,12 +23,14 @@ from .figures import (
     _style,
     _thinned,
     check_suffix,
+    legend_rows,
     plot_norms,
+    plot_result,
     save_figure,
 )
 from .files import printable, write_files
 from .prior import logged_rates
-from .smoothing import median_width
+from .worth import LIKE, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +42,7 @@ _WINDOW = 0.05
 
 
 def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = None, *, force: bool = False) -> Figure:
-    """Six panels: norms, learning rates, N, what decides, weights, schedules.
+    """Norms, learning rates, N, what decides, the weights, the benchmark cases, the schedules: what is known of these.
 
     Parameters
     ----------
@@ -60,17 +62,26 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
     path = None if to is None or isinstance(to, Figure) else Path(to)
     if path is not None:
         check_suffix(path)
-    figure = to if isinstance(to, Figure) else Figure(figsize=(10.0, 10.8))
+    panels = [_draw_norms, _draw_squared, _draw_weights, _draw_worth, _draw_schedules]
+    if explanation.balance is not None:
+        panels.insert(3, _draw_balance)
+    if logged_rates(explanation.result.norms)[1].size or explanation.result.prior.multiplier is not None:
+        panels.insert(1, _draw_rates)
+    rows = (len(panels) + 1) // 2
+    figure = to if isinstance(to, Figure) else Figure(figsize=(10.0, 3.6 * rows))
     figure.set_layout_engine("constrained", h_pad=0.09)
-    panels = (_draw_norms, _draw_rates, _draw_squared, _draw_balance, _draw_weights, _draw_schedules)
-    for number, (panel, ax) in enumerate(zip(panels, figure.subplots(3, 2).flat, strict=True), 1):
-        title = panel(explanation, ax)
+    grid = figure.add_gridspec(rows, 2)
+    for number, panel in enumerate(panels):
+        # Of an odd number the last, the schedules, has a row of its own.
+        alone = number == len(panels) - 1 and len(panels) % 2
+        ax = figure.add_subplot(grid[number // 2, slice(None) if alone else number % 2])
+        title = f"{number + 1}  {panel(explanation, ax)}"
         shown = ax.set_title(
-            "\n".join(textwrap.wrap(f"{number}  {title}", 66)),
+            "\n".join(textwrap.wrap(title, 140 if alone else 66)),
             loc="left",
             fontsize=9.5,
             fontweight="bold",
-            pad=22.0,  # a row of the legend below
+            pad=8.0 + 14.0 * legend_rows(ax),
         )
         shown.set_parse_math(False)
     name = _drawable(explanation.result.norms.source.name, 100)
@@ -87,8 +98,7 @@ def _draw_norms(explanation: Explanation, ax: Axes) -> str:
     ax.set_xlabel("update of the logged run")
     if result.norms.pool is not None:
         return f"Norms of {result.norms.pool.logs} logs, each smoothed, and their median"
-    width = median_width(result.norms.steps.size, result.smoothing)
-    return f"Norms, and their median over {width:,} points, ends reflected"
+    return f"Norms, and their median over {100 * result.smoothing:g} % of the updates"
 
 
 def _draw_rates(explanation: Explanation, ax: Axes) -> str:
@@ -100,10 +110,6 @@ def _draw_rates(explanation: Explanation, ax: Axes) -> str:
         ax.plot(at, rates, color=_COLOURS[0], linewidth=1.6)
     else:
         logged, rates = logged_rates(norms)
-        if not rates.size:
-            return _words(
-                ax, "The log holds none: name the run's schedule with --prior-schedule", "Learning rate unknown"
-            )
         chosen = _thinned(rates.size)
         ax.plot(*_broken(logged[chosen], rates[chosen]), color=_COLOURS[0], linewidth=1.6)
         title = "The logged learning rates cover a part of the run only"
@@ -140,8 +146,7 @@ def _draw_squared(explanation: Explanation, ax: Axes) -> str:
 
 def _draw_balance(explanation: Explanation, ax: Axes) -> str:
     balance, ratio = explanation.balance, explanation.result.progress_ratio
-    if balance is None or ratio is None:
-        return _words(ax, f"No ratio: {explanation.ratio_unknown}", "Progress ratio unknown: linear decay")
+    assert balance is not None
     width = max(1, round(_WINDOW * balance.updates.size))
     excess, noise = (uniform_filter1d(column, width, mode="nearest") for column in (balance.excess, balance.noise))
     chosen = _thinned(excess.size)
@@ -159,9 +164,9 @@ def _draw_balance(explanation: Explanation, ax: Axes) -> str:
     ax.set_xlabel("update of the logged run")
     ax.set_ylabel(f"running mean over {width:,} points")
     _finish(ax)
-    rho = rho_of(explanation.refined)
+    rho = rho_of(explanation.result)
     rule = f"earlier if below {EARLIER:g}" if rho is not None and rho < SEPARABLE else f"later if above {LATER:g}"
-    return f"Progress ratio {ratio:.3g}: {rule}"
+    return f"The loss fell {ratio:.3g} times as far as noise explains: {rule}"
 
 
 def _draw_weights(explanation: Explanation, ax: Axes) -> str:
@@ -178,22 +183,49 @@ def _draw_weights(explanation: Explanation, ax: Axes) -> str:
     return f"The weights 1/N span a factor of {span:.3g}"
 
 
-def _draw_schedules(explanation: Explanation, ax: Axes) -> str:
+def _draw_worth(explanation: Explanation, ax: Axes) -> str:
+    """What the refined schedule lost in the benchmark, over rho; the cases like this log are marked."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     result = explanation.result
-    t = _thinned(result.schedule.total_steps)
-    for name, schedule, colour, style, width in (
-        ("returned", result.schedule, _COLOURS[0], "-", 3.0),
-        ("weights 1/N, no guard", explanation.refined.schedule, _COLOURS[4], "--", 1.4),
-        ("linear decay", explanation.linear, _COLOURS[6], ":", 2.0),
-    ):
-        marker = "o" if t.size == 1 else None
-        ax.plot(t, schedule.multiplier[t], color=colour, linestyle=style, linewidth=width, marker=marker, label=name)
-    ax.set_xlim(0, result.schedule.total_steps)
-    ax.set_ylim(0.0, 1.04)
-    ax.set_xlabel("update of the next run")
-    ax.set_ylabel("multiplier of the peak rate")
+    rho, excess = measured(result.optimizer)
+    own = rho_of(result)
+    worst = np.nanmax(excess, where=np.isfinite(excess), initial=1.0)
+    shown = np.where(np.isfinite(excess), excess, 2.0 * worst)  # a run that diverged, above all others
+    like = np.zeros(rho.size, dtype=bool)
+    if result.worth is not None and own is not None:
+        nearest = np.argsort(np.abs(np.log(rho / own)), kind="stable")
+        like[nearest[: result.worth.cases]] = True
+    for chosen, colour, label in ((~like, _OLD, "other cases"), (like, _COLOURS[0], "cases most like this log")):
+        if chosen.any():
+            ax.plot(rho[chosen], shown[chosen], "o", color=colour, markersize=5.0, alpha=0.85, label=label)
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=0.5)
+    ax.axhline(0.0, color="black", linewidth=0.8)
+    low, high = float(rho.min()), float(rho.max())
+    if own is not None and np.isfinite(own) and own > 0.0:
+        ax.axvspan(own / LIKE, own * LIKE, color=_COLOURS[0], alpha=0.08, linewidth=0.0)
+        ax.axvline(own, color=_COLOURS[0], linewidth=1.2, linestyle="--", label=f"this log, {own:.2g}")
+        low, high = min(low, own), max(high, own)
     _finish(ax)
-    return f"Decided: {SHAPES[cast(Bend, result.decision)]}"
+    ax.set_xlim(low / 1.3, high * 1.3)
+    ax.set_ylim(min(-1.0, 2.0 * float(shown.min())), max(10.0, 3.0 * float(shown.max())))
+    decades = [at for at in (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0) if low / 1.3 <= at <= high * 1.3]
+    ax.xaxis.set_major_locator(FixedLocator(decades))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_locator(FixedLocator([-10, -1, 0, 1, 10, 100, 1000]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:+g} %")
+    ax.set_xlabel("norm at the end / norm at 5 % of the run")
+    ax.set_ylabel("loss of refined over linear decay")
+    median = "no case like this log" if result.worth is None else f"median {result.worth.median:+.2g} %"
+    return f"What refinement was worth: {median}"
+
+
+def _draw_schedules(explanation: Explanation, ax: Axes) -> str:
+    plot_result(explanation.result, ax=ax)
+    return f"The schedules: {explanation.result.default} is the one to use"
 
 
 def _log_where_wide(ax: Axes, values: NDArray[np.float64]) -> bool:
@@ -208,13 +240,3 @@ def _log_where_wide(ax: Axes, values: NDArray[np.float64]) -> bool:
 def _drawable(name: str, limit: int) -> str:
     """Show a name from outside in letters for which the font has a glyph."""
     return printable(name, limit=limit).encode("latin-1", "backslashreplace").decode("latin-1")
-
-
-def _words(ax: Axes, text: str, title: str) -> str:
-    """A panel without axes, for what is not known."""
-    ax.set_axis_off()
-    shown = "\n".join(textwrap.wrap(printable(text), 52, break_on_hyphens=False))
-    ax.text(
-        0.5, 0.5, shown, ha="center", va="center", fontsize=10, color=_COLOURS[5], transform=ax.transAxes
-    ).set_parse_math(False)
-    return title

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .analysis import Refinement
 from .describe import updates_done
 from .errors import RefineError
-from .families import cosine, linear
 from .files import printable
 from .hygiene import clipping_plateau
 from .norms import GradientNorms
+from .result import Refinement
 from .schedule import Schedule
-from .smoothing import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +32,7 @@ __all__ = [
     "plot_comparison",
     "plot_log",
     "plot_norms",
+    "plot_result",
     "plot_schedules",
     "save_figure",
 ]
@@ -53,7 +52,8 @@ def plot(
     Parameters
     ----------
     what : Refinement, Schedule or mapping of name to Schedule
-        A result is drawn against cosine and linear decay with the same warmup, on its own norms.
+        Of a result both schedules are drawn, with cosine and linear decay of the same warmup and, where it is known,
+        the logged run's own schedule, on its own norms.
     norms : GradientNorms, optional
         For a mapping: the log to draw below.
     smoothing : float
@@ -70,7 +70,7 @@ def plot(
     if isinstance(what, Refinement):
         norms, smoothed = what.norms, what.smoothed
     elif norms is not None:
-        smoothed = smooth(norms.values, fraction=smoothing)
+        smoothed = norms.smoothed(smoothing)
     figure = Figure(figsize=(6.4, 4.4 if norms is not None else 3.0), layout="constrained")
     if norms is None:
         upper = figure.add_subplot()
@@ -79,7 +79,7 @@ def plot(
         plot_norms(norms, smoothed, ax=lower)
         lower.set_xlabel("update of the logged run")
     if isinstance(what, Refinement):
-        _plot_result(what, upper)
+        plot_result(what, ax=upper)
     else:
         plot_schedules(what, ax=upper)
         done = {updates_done(schedule) for schedule in what.values()}
@@ -158,7 +158,7 @@ def plot_log(norms: GradientNorms, *, smoothing: float = 0.1) -> Figure:
         lower.set_ylim(bottom=0.0)
         lower.set_ylabel("learning rate")
         _style(lower)
-    plot_norms(norms, smooth(norms.values, fraction=smoothing), ax=upper)
+    plot_norms(norms, norms.smoothed(smoothing), ax=upper)
     upper.set_xlabel("")
     figure.axes[-1].set_xlabel("update of the logged run")
     plateau = clipping_plateau(norms.values)
@@ -213,7 +213,7 @@ def save_figure(figure: Figure | Refinement | Schedule, path: str | os.PathLike[
     suffix = check_suffix(path)
     note = "drawn by refine"
     if not isinstance(figure, Figure):
-        schedule = figure if isinstance(figure, Schedule) else figure.schedule
+        schedule = figure if isinstance(figure, Schedule) else figure.refined
         note = json.dumps(dict(schedule.provenance))
         figure = plot(figure)
     key = {".png": "Description", ".pdf": "Subject", ".svg": "Description"}[suffix]
@@ -248,32 +248,35 @@ def _draw(schedules: Mapping[str, Schedule], ax: Axes) -> None:
     ax.set_ylabel("multiplier of the peak rate")
 
 
-def _plot_result(result: Refinement, ax: Axes) -> None:
-    schedule = result.schedule
-    steps = schedule.total_steps
-    shape = result.mode if result.decision == "refined" else result.decision
-    drawn: dict[str, Schedule] = {f"{shape} decay" if result.decision in ("later", "earlier") else shape: schedule}
-    for name, family in (("cosine", cosine), ("linear", linear)):
-        drawn.setdefault(name, family(steps, warmup_steps=result.warmup_steps))
-    _draw(drawn, ax)
-    scale = steps / result.norms.total_steps
-    if result.fell_back:
-        rejected = result.logged_multiplier
-        chosen = _thinned(rejected.size)
-        at = result.norms.updates[chosen] * scale
-        ax.plot(at, rejected[chosen], color=_COLOURS[4], linewidth=1.0, label="refined (rejected)")
-    if result.prior.multiplier is not None:
-        t = _thinned(result.norms.total_steps)
-        ax.plot(
-            t * scale,
-            result.prior.multiplier[t],
-            color=_OLD,
-            linewidth=1.0,
-            linestyle=":",
-            label="logged run",
-        )
+def plot_result(result: Refinement, *, ax: Axes | None = None) -> Axes:
+    """Both schedules over the baselines and the logged run's own; linear decay that is recommended is drawn once."""
+    ax = _axes(ax)
+    advised = "" if result.default == "refined" else ", not recommended"
+    shown = [
+        (f"refined{advised}", result.refined, _COLOURS[0], 2.4, "-", 3.0),
+        (f"recommended ({result.shape})", result.recommended, _COLOURS[1], 2.2, (0, (7, 1.5, 1.5, 1.5)), 4.0),
+        ("linear", result.linear, _OLD, 1.5, (0, (6, 2)), 2.0),
+        ("cosine", result.cosine, _COLOURS[3], 1.3, (0, (1, 1.2)), 2.0),
+    ]
+    hidden = {"linear"} if result.shape == "linear" else set()
+    hidden |= set() if result.computed else {f"refined{advised}"}
+    for name, schedule, colour, width, style, order in (row for row in shown if row[0] not in hidden):
+        t = _thinned(schedule.total_steps)
+        marker = "o" if t.size == 1 else None
+        (line,) = ax.plot(t, schedule.multiplier[t], color=colour, linewidth=width, linestyle=style, marker=marker)
+        line.set(label=name, zorder=order)
+    steps, prior = result.refined.total_steps, result.prior.multiplier
+    if prior is not None:
+        t = _thinned(prior.size)
+        ran = " = recommended" if result.already_ran else ""
+        (line,) = ax.plot(t * (steps / prior.size), prior[t], color="black", linewidth=1.0, linestyle=":", zorder=5.0)
+        line.set_label(f"logged run{ran}")
+    ax.set_ylim(0.0, 1.04)
+    ax.set_xlim(0, steps)
     ax.set_xlabel("update of the next run")
+    ax.set_ylabel("multiplier of the peak rate")
     _finish(ax)
+    return ax
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -319,19 +322,24 @@ def _style(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
+def legend_rows(ax: Axes) -> int:
+    """Rows of an axes' legend, 0 without one."""
+    legend = ax.get_legend()
+    return 0 if legend is None else -(-len(legend.get_texts()) // int(legend._ncols))  # type: ignore[attr-defined]
+
+
 def _finish(ax: Axes) -> None:
     _style(ax)
-    handles = [*ax.get_lines(), *(c for c in ax.collections if not str(c.get_label()).startswith("_child"))]
+    handles = [h for h in (*ax.get_lines(), *ax.collections) if not str(h.get_label()).startswith("_child")]
     # Names come from files: a leading "_" must not hide them, nor "$" start a formula.
     labels = [printable(h.get_label(), limit=60) for h in handles]
     # Above the axes: there is no corner that every schedule leaves free.
-    columns = len(labels) if sum(len(label) + 6 for label in labels) < 88 else 2 if max(map(len, labels)) < 40 else 1
     legend = ax.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=columns,
+        ncols=_columns(labels, _room(ax)),
         borderaxespad=0.3,
         frameon=False,
         fontsize=8,
@@ -340,3 +348,17 @@ def _finish(ax: Axes) -> None:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _room(ax: Axes) -> float:
+    """Letters of the legend that fit above an axes."""
+    figure, place = ax.get_figure(root=True), ax.get_subplotspec()
+    width = 6.4 if figure is None else float(figure.get_figwidth())
+    return 14.5 * width * (1.0 if place is None else len(place.colspan) / place.get_gridspec().ncols)
+
+
+def _columns(labels: list[str], room: float) -> int:
+    """Most columns of a legend that fit: one row if it does, else columns as wide as the longest label."""
+    if sum(len(label) + 6 for label in labels) < room:
+        return max(len(labels), 1)
+    return max(1, int(room / (max(map(len, labels)) + 6)))

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .default import SHAPES, Choice, choose, progress_ratio_of
-from .diagnostics import Flag, check, end_to_start, late_rise, spike_ratio, tiny_norms
+from .diagnostics import Check, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
 from .hygiene import UNDONE, Plateau, clipping_plateau
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .refinement import OptimizerFamily
-from .smoothing import smooth
 
-__all__ = ["Health", "Inspection", "examine", "flag_values", "inspect"]
+__all__ = ["Health", "Inspection", "check_values", "examine", "inspect"]
 
 SPIKE = 5.0
 """A norm this many times the running median is a spike."""
@@ -39,10 +38,6 @@ _DROPPED = (
     ("overflow mark", "DeepSpeed's marks for a norm that is not finite", "dropped"),
     ("superseded", "rows that were logged again", "the later ones are kept, as a resumed run wants it"),
 )
-
-_OF_REFINED = "with --mode refined: "
-
-_STATES = {"fall back": "WOULD FALL BACK", "warn": "WARN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,7 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     50 % of the norms are at their maximum 1: they were logged after clipping, which hides all above; log them before
     """
     values = norms.values
-    level = smooth(values) if smoothed is None else smoothed
+    level = norms.smoothed() if smoothed is None else smoothed
     with np.errstate(over="ignore"):
         ratio = np.minimum(values / level, np.finfo(np.float64).max)
     gaps = np.diff(norms.steps)
@@ -139,7 +134,7 @@ def examine(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None) -
     )
 
 
-def flag_values(
+def check_values(
     norms: GradientNorms,
     smoothed: NDArray[np.float64],
     on_updates: NDArray[np.float64],
@@ -169,12 +164,12 @@ class Inspection:
     health: Health
     prior: Prior
     choice: Choice
-    flags: tuple[Flag, ...]
+    checks: tuple[Check, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Notes of the reader, oddities, raised flags: a line each."""
-        raised = (f"{_OF_REFINED if flag.rule.refining else ''}{flag}" for flag in self.flags if flag.raised)
+        """Notes of the reader, oddities, raised checks: a line each."""
+        raised = (str(found) for found in self.checks if found.raised)
         return (*self.norms.source.notes, *self.health.warnings, *self.prior.notes, *raised)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,14 +212,13 @@ class Inspection:
             "settings": {str(key): value for key, value in source.settings.items()},
             "decision": self.choice.bend,
             "reason": self.choice.reason,
-            "flags": [flag.to_dict() for flag in self.flags],
+            "flags": [found.to_dict() for found in self.checks],
             "warnings": list(self.warnings),
         }
 
     def summary(self) -> str:
         """The same as text."""
         d, norms, health = self.to_dict(), self.norms, self.health
-        every = "every step" if norms.stride == 1 else f"every {norms.stride} steps"
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items()) or "nothing"
         clipping = {"pre": "before clipping", "post": "after clipping", "unknown": "clipping unknown"}[d["clipping"]]
         rates = {
@@ -244,7 +238,7 @@ class Inspection:
             ("format", norms.source.format),
             ("columns", ", ".join(f'{role} "{printable(name)}"' for role, name in d["columns"].items())),
             ("points", f"{d['points']:,} of {d['rows']:,} rows"),
-            ("steps", f"{d['first_step']:,} to {d['last_step']:,} of {d['logged_steps']:,}, {every}"),
+            ("steps", f"{d['first_step']:,} to {d['last_step']:,} of {d['logged_steps']:,}, {norms.spacing}"),
             ("gaps", f"longest {d['longest_gap']:,} updates, stride at most {health.gap_ratio:.3g} times the usual"),
             ("dropped", dropped),
             ("resumes", resumes),
@@ -260,9 +254,8 @@ class Inspection:
             ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
             ("losses", f"{d['losses']:,}"),
             ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
-            ("default", f"{SHAPES[self.choice.bend]}: {self.choice.reason}"),
-            ("guard", "of --mode refined"),
-            *(("guard", flag.row(_STATES[flag.rule.action] if flag.raised else "ok")) for flag in self.flags),
+            ("recommended", f"{SHAPES[self.choice.bend]}: {self.choice.reason}"),
+            *(("checks", found.row) for found in self.checks),
             *(("warning", printable(warning, limit=400)) for warning in self.warnings),
         ]
         shown: list[str] = []
@@ -275,16 +268,16 @@ class Inspection:
 
 
 def inspect(norms: GradientNorms) -> Inspection:
-    """Examine a log and apply the flags that are about its norms."""
-    smoothed = smooth(norms.values)
+    """Examine a log and apply the rules that are about its norms."""
+    smoothed = norms.smoothed()
     on_updates = norms.on_updates(smoothed, min(norms.total_steps, 100_000))
     prior = read_prior(norms)
     optimizer = norms.source.optimizer or "adam"
-    values = flag_values(norms, smoothed, on_updates, optimizer, prior)
-    flags = tuple(flag for flag in check(values) if flag.rule.name in values)
+    values = check_values(norms, smoothed, on_updates, optimizer, prior)
+    checks = tuple(found for found in check(values) if found.rule.name in values)
     progress = progress_ratio_of(norms, optimizer, norms.source.optimizer is not None, prior)
     choice = choose({**values, "progress ratio": progress})
-    return Inspection(norms, examine(norms, smoothed), prior, choice, flags)
+    return Inspection(norms, examine(norms, smoothed), prior, choice, checks)
 
 
 def _digits(values: NDArray[np.float64]) -> int:

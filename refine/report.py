@@ -1,27 +1,49 @@
-"""A result as text for people and as a dictionary for machines."""
+"""A result as text for people, as a dictionary for machines, and as HTML for notebooks."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import math
-import textwrap
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from .analysis import Refinement
-from .default import EXPONENT, SHAPES, Bend
-from .describe import description
+from .default import EXPONENT, SHAPES
+from .describe import decay_exponent, description, peak_fraction, warmup_fraction
 from .files import printable
 from .norms import GradientNorms
+from .result import Refinement
+from .schedule import Schedule
 from .smoothing import median_width
+from .text import aligned, paragraph
 
-__all__ = ["summary", "to_dict", "why_no_peak"]
+__all__ = [
+    "MOST_LINES",
+    "advice",
+    "head",
+    "recommended_words",
+    "refined_words",
+    "summary",
+    "to_dict",
+    "to_html",
+    "why_no_peak",
+]
+
+MOST_LINES = 16
+"""Of `refine fit` without ``-v``; the last of them name the files and their use."""
+
+_INDENT = 13
+_AFTERWARDS = 3
+_WHOLE, _GLUE = "(1 - t/T)", "\0"
+_SOURCES = {"given": "as given", "log": "from the log", "assumed": "assumed"}
 
 
 def to_dict(result: Refinement) -> dict[str, Any]:
-    """JSON values; None is unknown, never nan."""
-    norms, prior, schedule = result.norms, result.prior, result.schedule
-    ratio = result.peak_lr_ratio
+    """JSON values; None is unknown, never nan. Keys about one schedule without its name are of the recommended one."""
+    norms, prior = result.norms, result.prior
+    own = result.measures["recommended"]
     return {
         "source": norms.source.name,
         "run": norms.source.run,
@@ -44,99 +66,202 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "optimizer": result.optimizer,
         "optimizer_source": result.optimizer_source,
         "smoothing_fraction": result.smoothing,
-        "mode": result.mode,
-        "decision": result.decision,
-        "reason": result.reason or None,
-        "progress_ratio": result.progress_ratio,
+        "total_steps": result.recommended.total_steps,
         "warmup_steps": result.warmup_steps,
-        **description(schedule.multiplier),
-        "gain_over_linear": _finite(result.gain_over_linear),
-        "gain_over_cosine": _finite(result.gain_over_cosine),
+        "schedules": [_of_schedule(name, schedule, result) for name, schedule in result.schedules.items()],
+        "default": result.default,
+        "refined_computed": result.computed,
+        "not_recommended": [found.words for found in result.against],
+        "recommended": {"name": result.shape, "reason": result.reason},
+        "worth": None if result.worth is None else result.worth.to_dict(),
+        "already_ran": result.already_ran,
+        "published": result.published,
+        "progress_ratio": result.progress_ratio,
         "prior": prior.origin if prior.multiplier is not None else None,
         "prior_warmup_steps": prior.warmup_steps,
         "prior_peak_lr": prior.peak_lr,
-        "peak_lr_ratio": ratio,
-        "suggested_peak_lr": prior.suggested_peak(ratio),
-        "peak_lr_ratio_by_bound": result.peak_lr_ratio_by_bound,
-        "suggested_peak_lr_by_bound": prior.suggested_peak(result.peak_lr_ratio_by_bound),
+        "peak_lr_ratio": own.peak_lr_ratio,
+        "suggested_peak_lr": prior.suggested_peak(own.peak_lr_ratio),
+        "peak_lr_ratio_by_bound": own.peak_lr_ratio_by_bound,
+        "suggested_peak_lr_by_bound": prior.suggested_peak(own.peak_lr_ratio_by_bound),
         "distance_lower_bound": result.distance.lower_bound if result.distance else None,
         "peak_lr_from_distance": result.distance.peak_lr if result.distance else None,
-        "flags": [flag.to_dict() for flag in result.flags],
+        "flags": [found.to_dict() for found in result.checks],
         "assumptions": list(result.assumptions),
         "warnings": list(result.warnings),
     }
 
 
-def summary(result: Refinement) -> str:
-    """What was decided (first line), read, assumed and found, and every flag."""
-    d = to_dict(result)
-    lines = [_headline(result)]
-
-    def block(name: str, *texts: str) -> None:
-        for i, text in enumerate(texts):
-            first, *rest = textwrap.wrap(text, 105, drop_whitespace=True, replace_whitespace=False) or [""]
-            indent = text[: len(text) - len(text.lstrip())]
-            lines.append(f"{name if i == 0 else '':9} {indent}{first.lstrip()}")
-            lines.extend(f"{'':11} {line}" for line in rest)
-
-    block("read", *_read(result, d))
-    block("used", _used(result))
-    block("assumed", *d["assumptions"])
-    block("found", *_found(result, d))
-    block("guard", *_flag_table(result))
-    block("warning", *(printable(w, limit=400) for w in d["warnings"]))
-    return "\n".join(lines)
+def _of_schedule(name: str, schedule: Schedule, result: Refinement) -> dict[str, Any]:
+    own, prior = result.measures[name], result.prior
+    return {
+        "name": name,
+        **description(schedule.multiplier),
+        "relative_bound": own.relative_bound if math.isfinite(own.relative_bound) else None,
+        "peak_lr_ratio": own.peak_lr_ratio,
+        "suggested_peak_lr": prior.suggested_peak(own.peak_lr_ratio),
+        "peak_lr_ratio_by_bound": own.peak_lr_ratio_by_bound,
+        "suggested_peak_lr_by_bound": prior.suggested_peak(own.peak_lr_ratio_by_bound),
+    }
 
 
-def _headline(result: Refinement) -> str:
-    updates = f"{result.schedule.total_steps:,} updates"
-    if result.fell_back:
-        kind = "linear decay with warmup" if result.warmup_steps else "linear decay"
-        text = f"{kind}, NOT refined, for {updates}: " + "; ".join(flag.briefly for flag in result.fell_back)
-    elif result.mode == "auto":
-        which = cast(Bend, result.decision)
-        power = "" if which == "linear" else f", (1 - t/T)^{EXPONENT[which]:g},"
-        warmup = " with warmup" if result.warmup_steps else ""
-        text = f"{SHAPES[which]}{power}{warmup} for {updates}: {result.reason}"
-    elif result.decision == "linear":
-        text = f"linear decay for {updates}, as asked"
-    else:
-        overruled = any(flag.advises_linear for flag in result.flags)
-        text = f"{result.mode} schedule for {updates}" + (", against the guard's advice" if overruled else "")
-    if result.optimizer_source == "assumed":
-        text += f"; ASSUMED optimizer {result.optimizer} (--optimizer)"
-    return text
+def summary(result: Refinement, *, verbose: bool = False) -> str:
+    """Both schedules, why, what was read and assumed, the peak; ``verbose``: every check and all that was found."""
+    above = head(result)
+    read, peak = _block("read", *_read(result)), _block("peak", _peak(result))
+    if verbose:
+        return "\n".join([*above, *read, *peak, *_details(result)])
+    room = MOST_LINES - _AFTERWARDS - len(above) - len(peak)
+    if len(read) >= room:  # on a narrow terminal
+        read = _block("read", "; ".join(_read(result)))
+    return "\n".join([*above, *read, *peak, *_remarks(result, room - len(read))])
 
 
-def _read(result: Refinement, d: dict[str, Any]) -> list[str]:
-    norms = result.norms
-    columns = ", ".join(f'{role} "{printable(name)}"' for role, name in d["columns"].items())
-    every = "every step" if norms.stride == 1 else f"every {norms.stride} steps"
-    gap = norms.longest_gap
-    gaps = f", longest gap {gap:,} updates" if gap >= 2 * norms.stride else ""
-    texts = [
-        printable(norms.source.name)
-        + (f', run "{printable(norms.source.run)}"' if norms.source.run else "")
-        + f" ({norms.source.format})",
-        f"columns: {columns}" if columns else "",
-        f"{norms.steps.size:,} points, steps {norms.steps[0]:,} to {norms.steps[-1]:,} of {norms.total_steps:,}, "
-        f"{every}{gaps}",
+def head(result: Refinement) -> list[str]:
+    """Both schedules and why: the first lines of all that is printed of a result."""
+    return [
+        *_block("refined" if result.computed else "NOT refined", refined_words(result) + advice(result)),
+        *_block("recommended", recommended_words(result)),
+        *_block("why", printable(result.reason, limit=400)),
     ]
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items())
-    texts.append(f"dropped: {dropped}" if dropped else "dropped: nothing")
-    if norms.source.clipping != "unknown" or norms.source.lr_alignment != "unknown":
-        texts.append(_meaning(norms))
+
+
+def _block(title: str, *texts: str) -> list[str]:
+    """Paragraphs under one title; a formula is not broken."""
+    lines: list[str] = []
+    for text in texts:
+        whole = text.replace(_WHOLE, _WHOLE.replace(" ", _GLUE))
+        lines += paragraph("" if lines else title, whole, indent=_INDENT, hanging=0)
+    return [line.replace(_GLUE, " ") for line in lines]
+
+
+def refined_words(result: Refinement) -> str:
+    """What the refined schedule looks like, and its bound."""
+    schedule = result.refined
+    h, steps = schedule.multiplier, schedule.total_steps
+    if not result.computed:
+        return f"linear decay over {steps:,} updates stands in its place"
+    peak, near = peak_fraction(h), warmup_fraction(h)
+    if round(peak * steps) == 0:
+        rise = f"falls from the first of {steps:,} updates on"
+    elif round(peak * steps) <= result.warmup_steps:
+        rise = f"peaks after the warmup, {round(peak * steps):,} of {steps:,} updates, then falls"
+    else:
+        rise = (
+            f"rises to its peak at {_percent(peak)} of {steps:,} updates (90 % of it at {_percent(near)}), then falls"
+        )
+    anneal = decay_exponent(h)
+    change = round(100.0 * (result.measures["refined"].relative_bound - 1.0), 1)
+    bound = (
+        f"bound {abs(change):.1f} % {'below' if change < 0.0 else 'above'} linear decay"
+        if change
+        else "bound as linear"
+    )
+    return f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}; {bound}"
+
+
+def advice(result: Refinement) -> str:
+    """The mark of a refined schedule that the checks advise against; empty where they do not."""
+    if not result.against:
+        return ""
+    first, *others = result.against
+    more = f" and {len(others)} more (-v)" if others else ""
+    return f"; {'not recommended' if result.computed else 'not computed'}: {first.words}{more}"
+
+
+def recommended_words(result: Refinement) -> str:
+    """What the recommended schedule looks like."""
+    steps = result.recommended.total_steps
+    power = "" if result.shape == "linear" else f", {_WHOLE}^{EXPONENT[result.shape]:g},"
+    warmup = f", the first {result.warmup_steps:,} of them warmup" if result.warmup_steps > 1 else ""
+    ran = ": your run already used it, nothing to change" if result.already_ran else ""
+    return f"{SHAPES[result.shape]}{power} over {steps:,} updates{warmup}{ran}"
+
+
+def _read(result: Refinement) -> list[str]:
+    norms, source = result.norms, result.norms.source
+    columns = ", ".join(f'{role} "{printable(name, limit=60)}"' for role, name in source.columns.items())
+    run = f', run "{printable(source.run)}"' if source.run else ""
+    place = f"{printable(source.name)}{run} ({source.format})" + (f": {columns}" if columns else "")
+    gap = f", longest gap {norms.longest_gap:,} updates" if norms.longest_gap >= 2 * norms.stride else ""
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items()) or "nothing"
+    back = f"; the step goes back {norms.out_of_order:,} x: sorted, later rows kept" if norms.out_of_order else ""
+    texts = [
+        place,
+        f"{norms.steps.size:,} points, steps {norms.steps[0]:,} to {norms.steps[-1]:,} of {norms.total_steps:,}, "
+        f"{norms.spacing}{gap}; dropped: {dropped}{back}",
+    ]
     if norms.pool is not None:
         middle, most = np.median(norms.pool.spread), norms.pool.spread.max()
         texts.append(
             f"pooled: median of {norms.pool.logs} logs on the fraction of training; their smoothed norms differ "
             f"by {middle:.1%} in the median, {most:.1%} at most"
         )
-    if norms.out_of_order:
-        texts.append(
-            f"the step goes back {norms.out_of_order:,} x: sorted; where a step was logged twice, the later row is kept"
-        )
-    return list(filter(None, texts))
+    assumed = "; ".join(result.assumptions)
+    known = "" if result.optimizer_source == "assumed" else f"optimizer {result.optimizer} {_used_source(result)}; "
+    return [*texts, f"{known}assumed: {assumed}"]
+
+
+def _used_source(result: Refinement) -> str:
+    return _SOURCES[result.optimizer_source]
+
+
+def _peak(result: Refinement) -> str:
+    """The suggested peak learning rate of both schedules, by equal area."""
+    prior = result.prior
+    if result.already_ran:
+        return "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
+    shown = []
+    for name in ("recommended", "refined"):
+        ratio = result.measures[name].peak_lr_ratio
+        if ratio is None:
+            return f"no learning rate is suggested: {why_no_peak(result)}"
+        rate = prior.suggested_peak(ratio)
+        shown.append((name, f"{ratio:.2f} times the old peak" if rate is None else f"lr={rate:.3g}", ratio))
+    if prior.peak_lr is None:
+        (_, first, _), (_, second, _) = shown
+        return f"{first} with recommended, {second} with refined: equal sums of rates"
+    rates = ", ".join(f"{text} with {name} ({ratio:.2f} x)" for name, text, ratio in shown)
+    return f"{rates}: equal sums of rates, the old peak was {prior.peak_lr:.3g}"
+
+
+def _remarks(result: Refinement, room: int) -> list[str]:
+    """Raised checks that only warn, and notes, as many as there is room for."""
+    texts = [found.words for found in result.checks if found.raised and found.rule.action == "warn"]
+    texts += result.notes
+    lines: list[str] = []
+    for place, text in enumerate(texts):
+        left = len(texts) - place
+        own = _block("remark", printable(text, limit=400))
+        if len(lines) + len(own) + (left > 1) > room:
+            return [*lines, *_block("remark", f"{left}{' more' if lines else ''}, which refine fit -v shows")]
+        lines += own
+    return lines
+
+
+def _details(result: Refinement) -> list[str]:
+    """Everything else: what was used and found, every check, every warning."""
+    return [
+        *_block("used", *_used(result)),
+        *_block("found", *_found(result)),
+        *(f"{'schedules' if i == 0 else '':{_INDENT}}{row}" for i, row in enumerate(_table(result))),
+        *(f"{'checks' if i == 0 else '':{_INDENT}}{found.row}" for i, found in enumerate(result.checks)),
+        *_block("warning", *(printable(text, limit=400) for text in result.warnings)),
+    ]
+
+
+def _used(result: Refinement) -> list[str]:
+    power = {"sgd": "N = G^2", "adam": "N = G"}[result.optimizer]
+    norms = result.norms
+    if norms.pool is not None:
+        median = f"each log's median over {norms.pool.smoothing:g} of its updates"
+    elif result.published:
+        median = f"median of {median_width(norms.steps.size, result.smoothing):,} points, right end reflected"
+    else:
+        median = f"median over {100 * result.smoothing:g} % of the updates, both ends reflected"
+    meaning = _meaning(norms)
+    optimizer = f"optimizer {result.optimizer} ({_used_source(result)}), so {power}; {norms.kind} norm; {median}"
+    return [optimizer, *([meaning] if meaning else [])]
 
 
 def _meaning(norms: GradientNorms) -> str:
@@ -147,101 +272,73 @@ def _meaning(norms: GradientNorms) -> str:
     return "known: " + ", ".join(filter(None, shown)) if any(shown) else ""
 
 
-def _used(result: Refinement) -> str:
-    power = {"sgd": "N = G^2", "adam": "N = G"}[result.optimizer]
-    source = {"given": "as given", "log": "from the log", "assumed": "assumed"}[result.optimizer_source]
-    width = median_width(result.norms.steps.size, result.smoothing)
-    edges = "right end reflected" if result.mode == "paper" else "both ends reflected"
-    median = f"median of {width:,} points, {edges}"
-    if result.norms.pool is not None:
-        median = f"each log's median over {result.norms.pool.smoothing:g} of its points"
-    return f"optimizer {result.optimizer} ({source}), so {power}; {result.norms.kind} norm; {median}"
-
-
-def _found(result: Refinement, d: dict[str, Any]) -> list[str]:
-    warm, steps = d["warmup_fraction"], result.schedule.total_steps
-    texts = [
-        (f"warmup: a line over {result.warmup_steps:,} updates; " if result.warmup_steps else "")
-        + f"90 % of the peak at update {round(warm * steps):,} ({warm:.1%}), the peak at "
-        f"{round(d['peak_fraction'] * steps):,} ({d['peak_fraction']:.1%})"
-    ]
-    if d["decay_exponent"] is not None:
-        texts.append(f"anneal: like (1 - t/T)^{d['decay_exponent']:.2f}, R^2 {d['decay_r2']:.3f}")
-    if d["gain_over_linear"] is not None and d["gain_over_cosine"] is not None:
+def _found(result: Refinement) -> list[str]:
+    texts = [f"{SHAPES[result.shape]}: {result.choice.reason}"]
+    if result.distance is not None:
+        found = result.distance
+        unit = "l2" if found.norm == "l2" else "the optimizer's own norm"
+        rate = "no peak learning rate from it"
+        if found.peak_lr is not None:
+            rate = f"so by the bound a peak learning rate of at least {found.peak_lr:.3g}"
         texts.append(
-            f"gain in the bound: {_percent(d['gain_over_linear'])} over linear decay, "
-            f"{_percent(d['gain_over_cosine'])} over cosine, same warmup (convex theory: no promise)"
+            f"distance: at least {found.lower_bound:.3g} in {unit} from start to solution (experimental, convex "
+            f"theory; {found.samples:,} samples{'' if found.loss_used else ', no losses'}); {rate}"
         )
-    texts.extend(_peak(result, d))
-    texts.extend(_distance(result))
     return texts
 
 
-def _distance(result: Refinement) -> list[str]:
-    found = result.distance
-    if found is None:
-        return []
-    unit = "l2" if found.norm == "l2" else "the optimizer's own norm"
-    texts = [
-        f"distance: at least {found.lower_bound:.3g} in {unit} from start to solution (experimental, convex theory; "
-        f"{found.samples:,} samples{'' if found.loss_used else ', no losses'})"
+def _table(result: Refinement) -> list[str]:
+    """A row a schedule: bound, peaks by both rules, shape."""
+    titles = ("", "bound", "peak LR, area", "by the bound", "90 % at", "peak at", "(1 - t/T)^", "R^2", "last")
+    rows: list[tuple[str, ...]] = [titles]
+    for name, schedule in result.schedules.items():
+        d = _of_schedule(name, schedule, result)
+        rows.append(
+            (
+                name,
+                _shown(d["relative_bound"], ".4f"),
+                *(_shown(d[key], ".3f", "x ") for key in ("peak_lr_ratio", "peak_lr_ratio_by_bound")),
+                f"{d['warmup_fraction']:.1%}",
+                f"{d['peak_fraction']:.1%}",
+                _shown(d["decay_exponent"], ".2f"),
+                _shown(d["decay_r2"], ".3f"),
+                f"{d['last_multiplier']:.2g}",
+            )
+        )
+    return [
+        *aligned(rows),
+        "bound: over that of linear decay, each at its own best peak (convex theory: no promise)",
+        "peak LR: over the old one; by equal area, the safer rule, and by the bound on the raw norms",
     ]
-    if found.peak_lr is None:
-        return [*texts, "  no peak learning rate from it"]
-    return [*texts, f"  so by the bound a peak learning rate of at least {found.peak_lr:.3g}"]
 
 
-def _peak(result: Refinement, d: dict[str, Any]) -> list[str]:
-    """Both rules for the peak learning rate; equal area is the default."""
-    area, bound = d["peak_lr_ratio"], d["peak_lr_ratio_by_bound"]
-
-    def becomes(key: str) -> str:
-        return "" if d[key] is None else f" ({d['prior_peak_lr']:.3g} becomes {d[key]:.3g})"
-
-    by_bound = "" if bound is None else f"{bound:.2f} times by the bound on the raw norms"
-    if area is not None:
-        texts = [f"peak learning rate: {area:.2f} times the old one, for equal area{becomes('suggested_peak_lr')}"]
-        return texts + ([f"  {by_bound}, {bound / area:.2f} of the above, which is the safer rule"] if by_bound else [])
-    texts = [f"peak learning rate: no suggestion, {why_no_peak(result)}"]
-    return texts + (
-        [f"  {by_bound}{becomes('suggested_peak_lr_by_bound')}: not tried on such logs"] if by_bound else []
-    )
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.0f} %"
 
 
-def _flag_table(result: Refinement) -> list[str]:
-    titles = {
-        "norms": "of the norms",
-        "refined": f"of the {result.mode} schedule, before guard and warmup",
-        "returned": "of the result",
-    }
-    rows: list[str] = []
-    for flag in result.flags:
-        if (flag.value is None and result.mode == "linear") or (flag.rule.refining and result.mode == "auto"):
-            continue  # nothing was refined
-        title = titles[flag.rule.about]
-        if title not in rows:
-            rows.append(title)
-        state = "FELL BACK" if flag in result.fell_back else "WARN" if flag.raised else "ok"
-        rows.append(f"  {flag.row(state)}")
-    return rows
-
-
-def _percent(gain: float) -> str:
-    return f"{round(100.0 * (gain - 1.0), 1) + 0.0:+.1f}%"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _shown(value: float | None, form: str, before: str = "") -> str:
+    return "unknown" if value is None else f"{before}{value:{form}}"
 
 
 def why_no_peak(result: Refinement) -> str:
     """Why no peak learning rate is suggested."""
-    if result.decision == "earlier" and result.prior.multiplier is not None:
+    if result.shape == "earlier" and result.prior.multiplier is not None:
         return "no rule is trusted on norms that fall this far; the old one is what was tried with this schedule"
-    if result.prior.multiplier is not None and result.peak_lr_ratio_by_bound is None:
+    if result.prior.multiplier is not None and result.measures["recommended"].peak_lr_ratio_by_bound is None:
         return "every rule fails on norms that fall this far"
     if result.prior.is_constant:
         return "equal area fails after a constant rate"
     if result.norms.learning_rate is None:
         return "the logged run has unknown rates"
     return "the logged run has known rates of a part of it only"
+
+
+def to_html(result: Refinement) -> str:
+    """The summary and the figure, for a notebook: text from outside escaped, nothing loaded from anywhere."""
+    stream = io.BytesIO()
+    result.plot().savefig(stream, format="png", dpi=110)
+    picture = base64.b64encode(stream.getvalue()).decode("ascii")
+    return (
+        f"<pre>{html.escape(result.summary())}</pre>\n"
+        f'<img alt="schedules over updates, above the gradient norms" src="data:image/png;base64,{picture}">'
+    )

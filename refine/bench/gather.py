@@ -108,15 +108,24 @@ def _logs(cell: Cell) -> list[dict[str, Any]]:
         for seed in cell.protocol.final_seeds:
             try:
                 guarded, found, default = (
-                    cell.refinement(mode, keys[seed]) for mode in ("refined", "unguarded", "default")
+                    cell.fitted(mode, keys[seed]) for mode in ("refined", "unguarded", "default")
                 )
             except RefineError:
                 continue
             # "rho" has two rules with one value.
-            values = {flag.rule.name: math.nan if flag.value is None else flag.value for flag in found.flags}
-            ratio = math.nan if default.progress_ratio is None else default.progress_ratio
-            decided = {"decision": guarded.decision, "default": default.decision}
-            rows.append({"method": method, "seed": seed, **decided, **values, "progress ratio": ratio})
+            checks = (check for check in found.result.checks if check.rule.name != "like cases")
+            values = {check.rule.name: math.nan if check.value is None else check.value for check in checks}
+            ratio = default.result.progress_ratio
+            decided = {"decision": "linear" if guarded.is_linear else "refined", "default": default.result.shape}
+            rows.append(
+                {
+                    "method": method,
+                    "seed": seed,
+                    **decided,
+                    **values,
+                    "progress ratio": math.nan if ratio is None else ratio,
+                }
+            )
     return rows
 
 

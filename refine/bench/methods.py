@@ -7,24 +7,24 @@ tuning seeds. A refined schedule is fitted on the log of another method's tuned 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import Refinement, refined_schedule
-from ..diagnostics import end_to_start
+from ..analysis import fit as refine_norms
+from ..diagnostics import end_to_start, near_separable
 from ..errors import RefineError
 from ..families import with_warmup
 from ..norms import GradientNorms, Source
 from ..refinement import inverse_squared_norms
+from ..result import Refinement
 from ..schedule import Schedule
 from ..smoothing import smooth
 from .candidates import CANDIDATES, Evidence
 from .outcome import Log
 from .problems import Optimizer
 
-__all__ = ["BASELINE", "CONFIRMED", "METHODS", "TRIED", "WARMUPS", "Method", "fit"]
+__all__ = ["BASELINE", "CONFIRMED", "METHODS", "TRIED", "WARMUPS", "Fitted", "Method", "fit"]
 
 BASELINE = "linear"
 
@@ -34,13 +34,20 @@ WARMUPS = (0.05, 0.0, 0.2)
 _PEAKS = (0.3, 0.1, 0.45)
 """Where one-cycle has its peak; the first is its default."""
 
-_MODES: dict[str, dict[str, Any]] = {
-    "default": {"mode": "auto"},
-    "paper": {"mode": "paper"},
-    "refined": {"mode": "refined"},
-    "unguarded": {"mode": "refined", "guard": False},
-    "progress": {"mode": "progress"},
-}
+_MODES = ("default", "paper", "refined", "unguarded", "progress")
+"""What is made of a log: the recommended schedule; the published algorithm; the refined schedule with the guard of old,
+linear decay where the norms fall a lot; without it; the progress form."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A schedule that was made of a log, whether it is linear decay, and the suggested peak rates over the old one."""
+
+    schedule: Schedule
+    is_linear: bool
+    peak_lr_ratio: float | None
+    peak_lr_ratio_by_bound: float | None
+    result: Refinement
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ CONFIRMED: tuple[Method, ...] = (
 """What the default is confirmed against: families with tuned warmups, its own two bends everywhere, the control."""
 
 
-def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optimizer: Optimizer) -> Refinement:
+def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optimizer: Optimizer) -> Fitted:
     """Refine from what was recorded: the l2 norm for SGD, l1 for the Adam family, and the rates.
 
     Parameters
@@ -132,15 +139,25 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
         logged_steps=multiplier.size,
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
-    if mode in _MODES:
-        return refined_schedule(norms, optimizer=optimizer.family, **_MODES[mode])
-    return _candidate(mode, norms, optimizer)
+    result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper")
+    if mode == "default":
+        return _fitted(result, "recommended", result.shape == "linear")
+    if mode in ("paper", "unguarded"):
+        return _fitted(result, "refined", False)
+    if mode == "refined":
+        guarded = near_separable(result.checks) or not result.computed
+        return _fitted(result, "linear" if guarded else "refined", guarded)
+    return _candidate("progress 1/4" if mode == "progress" else mode, result)
 
 
-def _candidate(name: str, norms: GradientNorms, optimizer: Optimizer) -> Refinement:
-    """Linear decay as `refine fit` would give it, with a candidate in its place, at equal area."""
-    like = refined_schedule(norms, optimizer=optimizer.family, mode="linear")
-    rates = like.prior.multiplier
+def _fitted(result: Refinement, name: str, is_linear: bool) -> Fitted:
+    own = result.measures[name]
+    return Fitted(result.schedules[name], is_linear, own.peak_lr_ratio, own.peak_lr_ratio_by_bound, result)
+
+
+def _candidate(name: str, like: Refinement) -> Fitted:
+    """Linear decay as `refine.fit` gives it, with a candidate in its place, at equal area."""
+    norms, rates = like.norms, like.prior.multiplier
     if rates is None or norms.loss is None:
         raise RefineError(f"{name} needs the learning rates and the losses of the log; it lacks them")
     loss = norms.on_updates(norms.loss, norms.total_steps)
@@ -148,15 +165,11 @@ def _candidate(name: str, norms: GradientNorms, optimizer: Optimizer) -> Refinem
         norms.on_updates(column, norms.total_steps) for column in (like.smoothed, smooth(norms.values, left="nearest"))
     )
     squared, padded = (
-        1.0 / inverse_squared_norms(column, optimizer=optimizer.family) for column in (reflected, published)
+        1.0 / inverse_squared_norms(column, optimizer=like.optimizer) for column in (reflected, published)
     )
     candidate = CANDIDATES[name](Evidence(squared, padded, rates, loss, end_to_start(reflected)))
     multiplier = with_warmup(candidate, like.warmup_steps)
-    if np.allclose(multiplier, like.schedule.multiplier, rtol=1e-6, atol=0.0):
-        return replace(like, peak_lr_ratio=like.prior.peak_ratio(multiplier))
-    return replace(
-        like,
-        schedule=Schedule(multiplier),
-        decision="refined",
-        peak_lr_ratio=like.prior.peak_ratio(multiplier),
-    )
+    same = np.allclose(multiplier, like.linear.multiplier, rtol=1e-6, atol=0.0)
+    schedule = like.linear if same else Schedule(multiplier)
+    by_bound = like.measures["linear"].peak_lr_ratio_by_bound
+    return Fitted(schedule, same, like.prior.peak_ratio(multiplier), by_bound, like)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from ..analysis import refined_schedule
+from ..analysis import fit
 from ..describe import decay_exponent, peak_fraction
 from ..errors import RefineError
 from ..families import polynomial
@@ -133,13 +133,12 @@ def _readings(published: Published, norms: GradientNorms) -> Iterator[Reading]:
     steps, family = norms.total_steps, published.optimizer
     curve = polynomial(steps, warmup_steps=round(published.warmup * steps), power=published.exponent).multiplier
     window = min(0.1, _SCRIPT_WINDOW / norms.values.size)
-    guarded = refined_schedule(norms, optimizer=family, mode="refined")
     for mode, found in (
-        ("paper", refined_schedule(norms, optimizer=family, mode="paper")),
-        ("paper, script's window", refined_schedule(norms, optimizer=family, mode="paper", smoothing=window)),
-        (f"refined: {guarded.decision}", guarded),
+        ("published", fit(norms, optimizer=family, published=True)),
+        ("published, script's window", fit(norms, optimizer=family, published=True, smoothing=window)),
+        ("refined", fit(norms, optimizer=family)),
     ):
-        h = found.schedule.multiplier
+        h = found.refined.multiplier
         yield Reading(
             mode,
             peak_fraction(h),
@@ -198,11 +197,11 @@ def _report(rows: tuple[Row, ...]) -> list[doc.Heading | doc.Paragraph | doc.Ite
         ),
         doc.Items(tuple(f"{row.published.name}: {row.log}" for row in rows)),
         doc.Paragraph(
-            "Mode paper smooths over a tenth of the points, as the paper's algorithm does; the script over "
+            "Published smooths over a tenth of the points, as the paper's algorithm does; the script over "
             f"{_SCRIPT_WINDOW:,} of any log of more than 10,000, without its first and last two (kept here). Both "
-            "repeat the first norm at the left edge, and so it decides the first multiplier. Mode refined reflects "
-            "that edge too, and caps the start by a straight warmup, here of 2 % of the updates: the logs hold no "
-            "learning rates to tell the run's own."
+            "repeat the first norm at the left edge, and so it decides the first multiplier. Refined "
+            "reflects that edge too, has one rise and one fall, and starts below a straight warmup, here of 2 % of "
+            "the updates: the logs hold no learning rates to tell the run's own."
         ),
     ]
 

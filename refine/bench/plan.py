@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import Refinement
 from ..errors import RefineError
 from ..families import from_name
-from .methods import BASELINE, METHODS, Method, fit
+from .methods import BASELINE, METHODS, Fitted, Method, fit
 from .outcome import Outcome
 from .packages import PACKAGES, unusable
 from .problems import Optimizer, Problem, Scale
@@ -152,7 +151,7 @@ class Cell:
         scale: Scale,
         protocol: Protocol,
         outcomes: Mapping[Run, Outcome],
-        fits: dict[tuple[str, str], Refinement] | None = None,
+        fits: dict[tuple[str, str], Fitted] | None = None,
     ) -> None:
         self.problem, self.optimizer, self.protocol = problem, optimizer, protocol
         self.steps = problem.steps[scale]
@@ -175,11 +174,11 @@ class Cell:
     def multiplier(self, schedule: str, log: str) -> NDArray[np.float64]:
         """Multipliers of a run, shape (T,)."""
         if log:
-            return self.refinement(schedule, log).schedule.multiplier
+            return self.fitted(schedule, log).schedule.multiplier
         text = PACKAGES[schedule].schedule if schedule in PACKAGES else schedule
         return from_name(text, self.steps).multiplier
 
-    def refinement(self, mode: str, log: str) -> Refinement:
+    def fitted(self, mode: str, log: str) -> Fitted:
         """Fit on a recorded run, named by its key, or by `Run.log`."""
         key = log.partition(":")[0]
         if (mode, key) not in self._fits:
@@ -248,7 +247,7 @@ class Cell:
         logs = self.logs[method.prior]
         try:
             for log in logs.values():
-                self.refinement(method.mode, log)
+                self.fitted(method.mode, log)
         except RefineError as error:
             self.failed[method.name] = str(error)
             return None
@@ -323,18 +322,18 @@ class Cell:
 
     def _suggested(self, mode: str, log: str) -> float:
         """Peak rate that `refine fit` prints: for equal area, else by the bound, else (no rule) that of the log."""
-        found = self.refinement(mode, log)
+        found = self.fitted(mode, log)
         return self._recorded[log].rate * (found.peak_lr_ratio or found.peak_lr_ratio_by_bound or 1.0)
 
     def _named(self, mode: str, log: str) -> tuple[str, str]:
-        """Schedule and log of a run: where the guard fell back, linear decay under its own name, the same run.
+        """Schedule and log of a run: where it is linear decay, that under its own name, the same run.
 
         Trained again it would be another: on separable data rounding alone decides a tenth of the loss, and so the
         sweeps. The log's key carries a digest of the schedule: what another algorithm made is not taken for it.
         """
-        found = self.refinement(mode, log)
+        found = self.fitted(mode, log)
         multiplier = found.schedule.multiplier
-        if found.decision == "linear":
+        if found.is_linear:
             for text in next(method.schedules for method in self.protocol.methods if method.name == BASELINE):
                 if np.allclose(self.multiplier(text, ""), multiplier, rtol=1e-9, atol=0.0):
                     return text, ""

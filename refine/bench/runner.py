@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import Refinement
 from ..errors import RefineError
 from ..parallel import parallel
+from .methods import Fitted
 from .outcome import Outcome
 from .packages import PACKAGES, train_package
 from .plan import Cell
@@ -100,7 +100,7 @@ def run_suite(
         fine = {problem.name for problem in problems}
         store.note(skipped=json.dumps({k: v for k, v in (earlier | skipped).items() if k not in fine}))
         store.note(**_machine(scale, store.meta))
-        todo: list[tuple[Problem, Optimizer, dict[tuple[str, str], Refinement]]] = [
+        todo: list[tuple[Problem, Optimizer, dict[tuple[str, str], Fitted]]] = [
             (problem, optimizer, {}) for problem in problems for optimizer in problem.optimizers
         ]
         count, started = 0, time.perf_counter()
@@ -212,7 +212,7 @@ def _cell(
     scale: Scale,
     problem: Problem,
     optimizer: Optimizer,
-    fits: dict[tuple[str, str], Refinement] | None = None,
+    fits: dict[tuple[str, str], Fitted] | None = None,
 ) -> Cell:
     return Cell(problem, optimizer, scale, suite.protocol, store.outcomes(problem.name, optimizer.name), fits)
 
