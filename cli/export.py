@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def export(
         warnings.simplefilter("always", RefineWarning)
         rendering = render(wanted, to, None if out == "-" else out, peak_lr=peak_lr)
     for warning in caught:
-        click.echo(_wrapped("Warning: ", str(warning.message)), err=True)
+        click.echo(_wrapped("Warning:", str(warning.message)), err=True)
     path, content = next(iter(rendering.contents.items()))
     if out == "-":
         if callable(content):
@@ -73,16 +72,15 @@ def export(
             click.echo(text, nl=False)
         return
     write_files(rendering.contents, force=force)
-    click.echo(_wrapped("wrote     ", f"{printable(Path(path))}: {rendering.stated}"))
+    click.echo(_wrapped("wrote", f"{printable(Path(path))}: {rendering.stated}"))
     for number, line in enumerate(rendering.use):
         click.echo(f"{'' if number else 'use':10}{line}")
 
 
-def _wrapped(label: str, text: str) -> str:
-    """The text behind its label, its first line wrapped; lines after that are to be pasted, and stay whole."""
+def _wrapped(title: str, text: str) -> str:
+    """The text behind its title, its first line wrapped; lines after that are to be pasted, and stay whole."""
+    from refine.text import paragraph
+
     first, *whole = text.split("\n")
-    indent = " " * len(label)
-    lines = textwrap.fill(
-        first, 115, initial_indent=label, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join([lines, *(indent + line for line in whole)])
+    indent = 9 if title == "Warning:" else 10
+    return "\n".join([*paragraph(title, first, hanging=0, indent=indent), *(" " * indent + line for line in whole)])
