@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import Number
+from .options import Count, Number
 
 
 class _WithTargets(click.Command):
@@ -26,7 +26,7 @@ class _WithTargets(click.Command):
 @click.option("--to", required=True, metavar="TARGET", help="One of the targets below.")
 @click.option(
     "--total-steps",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Updates of the next run, as refine retarget.  [default: as the file]",
 )
 @click.option("--out", "-o", metavar="FILE", help="The file to write; - prints it.  [default: named after the target]")

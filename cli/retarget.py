@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .options import Number
+from .options import Count, Number
 from .output import output_options, write
 
 
 @click.command()
 @click.argument("schedule")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.")
+@click.option("--total-steps", type=Count(min=1), help="Updates of the next run.")
 @click.option(
     "--batch-size",
     type=Number(min=0.0, min_open=True),
@@ -18,9 +18,7 @@ from .output import output_options, write
     metavar="OLD NEW",
     help="As many samples in other batches: updates and warmup times OLD / NEW.",
 )
-@click.option(
-    "--warmup-steps", type=click.IntRange(min=0), help="Warmup of the result.  [default: that of the schedule]"
-)
+@click.option("--warmup-steps", type=Count(min=0), help="Warmup of the result.  [default: that of the schedule]")
 @output_options("retargeted")
 def retarget(
     schedule: str,
