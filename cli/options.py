@@ -30,7 +30,7 @@ def log_options(command: Command) -> Command:
         click.option(
             "--optimizer",
             type=Optimizer(),
-            help="Optimizer family of the logged run: sgd or adam, or a name that tells (AdamW, Lion ...).",
+            help="Optimizer of the logged run: its family, sgd or adam, or a member (AdamW, Lion ...).",
         ),
         click.option(
             "--norm-kind",
@@ -53,12 +53,13 @@ class Optimizer(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse names that do not tell."""
-        from refine.readers.columns import family
+        from refine.errors import RefineError
+        from refine.readers.optimizers import named_family
 
-        found = family(str(value))
-        if found is None:
-            self.fail(f"{value!r} is not one of 'sgd', 'adam', nor a name that tells, such as AdamW.", param, ctx)
-        return found
+        try:
+            return named_family(str(value))
+        except RefineError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 class Count(click.IntRange):

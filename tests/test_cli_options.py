@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from refine.cli.main import main
 from refine.cli.options import Count
 
-from refine import Schedule
+from refine import RefineError, Schedule
+from refine.readers import columns, optimizers
+from refine.readers.optimizers import named_family
 
 
 def read(text, least=0):
@@ -121,3 +123,87 @@ def test_counts_reach_the_commands(run, falling_log):
     shown = run("fit", "--help").stdout
     assert "--total-steps COUNT" in shown
     assert "[x>=1]" in shown
+
+
+MEMBERS = {
+    "sgd": "sgd SGD Momentum nesterov SGDM ASGD sgd_momentum SGD-Nesterov torch.optim.SGD torch.optim.sgd.SGD SGDW "
+    "FusedSGD apex.optimizers.FusedSGD DecoupledSGDW schedule_free_sgd SGDScheduleFree",
+    "adam": "adam ADAM Adam AdamW adamw NAdam RAdam Adamax AdamC AMSGrad Adafactor Adagrad RMSprop RMSProp LAMB Lion "
+    "SignSGD sign_sgd Signum NAdamW AdamW8bit bnb.optim.PagedAdamW8bit bnb.optim.Lion8bit PagedLion32bit SparseAdam "
+    "torch.optim.AdamW torch.optim.adamw.AdamW'> transformers.optimization.Adafactor FusedAdam FusedLAMB fused_adam "
+    "fusedadam DeepSpeedCPUAdam deepspeed.ops.adam.FusedAdam OneBitAdam ZeroOneAdam OneBitLamb DistributedFusedAdam "
+    "FusedMixedPrecisionLamb DecoupledAdamW DecoupledLionW AdamWScheduleFree RAdamScheduleFree AnyPrecisionAdamW "
+    "StableAdamW AdamMini",
+}
+
+
+@pytest.mark.parametrize("family", MEMBERS)
+def test_known_optimizers_tell_their_family(family):
+    for name in MEMBERS[family].split():
+        assert named_family(name) == family, name
+
+
+def test_optimizers_that_frameworks_name(run):
+    """Of all that Hugging Face's ``optim`` and torch.optim hold, those of neither family are refused."""
+    training_args = pytest.importorskip("transformers.training_args")
+    torch = pytest.importorskip("torch")
+    names = [member.value for member in training_args.OptimizerNames]
+    names += [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
+    refused = []
+    for name in names:
+        try:
+            assert named_family(name) == columns.family(name), name
+        except RefineError:
+            refused.append(name.lower().replace("paged_", "").partition("_")[0])
+    assert set(refused) <= {"ademamix", "lomo", "adalomo", "adadelta", "lbfgs", "muon", "rprop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("adamm", "Adam"),
+        ("adma", "Adamax"),
+        ("AdmaW", "AdamW"),
+        ("sdg", "SGD"),
+        ("lionn", "Lion"),
+        ("rmsprob", "RMSprop"),
+        ("muon", None),
+        ("Shampoo", None),
+        ("MuonWithAuxAdam", None),
+        ("million", "Lion"),
+        ("adam_sgd", None),
+        ("", None),
+        ("torch.optim", None),
+        ("fused", None),
+        ("x" * 10_000, None),
+        ("adam" * 10_000, None),
+        ("fused" * 20 + "x", None),
+    ],
+)
+def test_unknown_optimizers_are_refused_with_the_nearest_named(name, nearest):
+    started = time.perf_counter()
+    with pytest.raises(RefineError) as caught:
+        named_family(name)
+    assert time.perf_counter() - started < 0.5
+    message = str(caught.value)
+    assert "is not known to be of the sgd or the adam family" in message
+    assert "say sgd or adam; known are SGD, SGDM," in message
+    if nearest:
+        assert f"(did you mean {nearest}?)" in message
+    assert len(message) < 400
+
+
+def test_every_known_optimizer_is_of_the_same_family_where_a_log_names_it():
+    for family, names in optimizers._MEMBERS.items():
+        for name in names:
+            assert named_family(name) == columns.family(name) == family
+
+
+def test_the_option_refuses_on_one_line(run, falling_log):
+    done = run("fit", falling_log, "--optimizer", "adamm")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(
+        "Error: Invalid value for '--optimizer': 'adamm' is not known to be of the sgd or the adam family (did you "
+        "mean Adam?): say sgd or adam; known are SGD, "
+    )
+    assert run("fit", falling_log, "--optimizer", "adamw_torch_fused", "--no-plot").exit_code == 0
