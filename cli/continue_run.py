@@ -59,10 +59,10 @@ def continue_run(
         raise click.UsageError("give --total-steps N or --cooldown-steps N, one of them")
     if cooldown_steps is not None and rewarm:
         raise click.UsageError("--cooldown-steps anneals from the present rate; --rewarm goes with --total-steps")
-    if not force:
-        refuse_existing(out)
     with reading() as progress:
         norms = read_one(logs, ReadOptions(**read), progress)
+    if not force:
+        refuse_existing(out)
     result = best_rest(
         norms,
         at=at,
