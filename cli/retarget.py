@@ -66,7 +66,7 @@ def retarget(
     def text() -> str:
         warmup = f"{kept:,} of them warmup" if kept else "all of it stretched"
         lines = [f"{printable(schedule)}: {old.total_steps:,} updates become {new.total_steps:,}, {warmup}"]
-        lines.append("assumed   the shape over the fraction of training suits the new length too")
+        lines += paragraph("assumed", "the shape over the fraction of training suits the new length too")
         return "\n".join([*lines, *(line for text in advice for line in paragraph("peak", text))])
 
     write(new, found, text, out, force=force, plot=not no_plot, as_json=as_json)
