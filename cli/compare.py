@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .options import log_options, prior_schedule_option, smoothing_option
+from .options import Count, log_options, prior_schedule_option, smoothing_option
 from .progress import reading
 
 
@@ -19,7 +19,7 @@ from .progress import reading
 @prior_schedule_option
 @click.option(
     "--total-steps",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Updates, of files as refine retarget.  [default: of the first file, else as logged]",
 )
 @log_options

@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
-from .options import Number, log_options, smoothing_option
+from .options import Count, Number, log_options, smoothing_option
 from .output import output_options, write
 from .progress import reading
 
 
 @click.command("continue")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
-@click.option("--at", type=click.IntRange(min=1), required=True, metavar="STEP", help="Updates done.")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the whole run, those done included.")
-@click.option("--cooldown-steps", type=click.IntRange(min=1), help="Anneal from now on, in so many updates.")
+@click.option("--at", type=Count(min=1), required=True, metavar="STEP", help="Updates done.")
+@click.option("--total-steps", type=Count(min=1), help="Updates of the whole run, those done included.")
+@click.option("--cooldown-steps", type=Count(min=1), help="Anneal from now on, in so many updates.")
 @click.option("--rewarm", is_flag=True, help="Allow rates above the present one.")
 @click.option(
     "--prior-schedule", metavar="NAME", help="The planned schedule, for which the peak was tuned: a name or a file."
@@ -59,10 +59,10 @@ def continue_run(
         raise click.UsageError("give --total-steps N or --cooldown-steps N, one of them")
     if cooldown_steps is not None and rewarm:
         raise click.UsageError("--cooldown-steps anneals from the present rate; --rewarm goes with --total-steps")
-    if not force:
-        refuse_existing(out)
     with reading() as progress:
         norms = read_one(logs, ReadOptions(**read), progress)
+    if not force:
+        refuse_existing(out)
     result = best_rest(
         norms,
         at=at,

@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import click
 
+from .options import Count
+
 
 @click.command()
 @click.argument("schedule", metavar="SCHEDULE")
-@click.option(
-    "--total-steps", type=click.IntRange(min=1), help="Updates, of a file as refine retarget.  [default: as the file]"
-)
+@click.option("--total-steps", type=Count(min=1), help="Updates, of a file as refine retarget.  [default: as the file]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def describe(schedule: str, total_steps: int | None, as_json: bool) -> None:
     """Say what a schedule looks like, and which member of each family is nearest to it.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from pathlib import Path
 
 import click
 
-from .options import Number
+from .options import Count, Number
 
 
 class _WithTargets(click.Command):
@@ -27,7 +26,7 @@ class _WithTargets(click.Command):
 @click.option("--to", required=True, metavar="TARGET", help="One of the targets below.")
 @click.option(
     "--total-steps",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Updates of the next run, as refine retarget.  [default: as the file]",
 )
 @click.option("--out", "-o", metavar="FILE", help="The file to write; - prints it.  [default: named after the target]")
@@ -64,7 +63,7 @@ def export(
         warnings.simplefilter("always", RefineWarning)
         rendering = render(wanted, to, None if out == "-" else out, peak_lr=peak_lr)
     for warning in caught:
-        click.echo(_wrapped("Warning: ", str(warning.message)), err=True)
+        click.echo(_wrapped("Warning:", str(warning.message)), err=True)
     path, content = next(iter(rendering.contents.items()))
     if out == "-":
         if callable(content):
@@ -73,16 +72,15 @@ def export(
             click.echo(text, nl=False)
         return
     write_files(rendering.contents, force=force)
-    click.echo(_wrapped("wrote     ", f"{printable(Path(path))}: {rendering.stated}"))
+    click.echo(_wrapped("wrote", f"{printable(Path(path))}: {rendering.stated}"))
     for number, line in enumerate(rendering.use):
         click.echo(f"{'' if number else 'use':10}{line}")
 
 
-def _wrapped(label: str, text: str) -> str:
-    """The text behind its label, its first line wrapped; lines after that are to be pasted, and stay whole."""
+def _wrapped(title: str, text: str) -> str:
+    """The text behind its title, its first line wrapped; lines after that are to be pasted, and stay whole."""
+    from refine.text import paragraph
+
     first, *whole = text.split("\n")
-    indent = " " * len(label)
-    lines = textwrap.fill(
-        first, 115, initial_indent=label, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join([lines, *(indent + line for line in whole)])
+    indent = 9 if title == "Warning:" else 10
+    return "\n".join([*paragraph(title, first, hanging=0, indent=indent), *(" " * indent + line for line in whole)])

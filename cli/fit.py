@@ -88,12 +88,8 @@ def fit(
             rows = fit_groups(logs[0], out, options, how, force=force, plot=not no_plot, progress=progress)
         _report_each(rows, out, as_json, of="group")
         return
-    from refine.export import refuse_existing
-
-    if not force:
-        refuse_existing(Path(out))
     with reading() as progress:
-        result = fit_logs(logs, options, how, progress=progress)
+        result = fit_logs(logs, options, how, into=None if force else out, progress=progress)
     text = result.summary(verbose=verbose)
     write(result, result.to_dict(), lambda: text, out, force=force, plot=not no_plot, as_json=as_json)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import click
 
 
@@ -16,8 +14,8 @@ def formats() -> None:
       refine formats | less
     """
     from refine.readers import FORMATS
+    from refine.text import paragraph
 
     for format in sorted(FORMATS, key=lambda entry: entry.name):
         for name, text in ((format.name, format.get), ("", f"lost: {format.lost}")):
-            lines = textwrap.wrap(text, 100)
-            click.echo("\n".join(f"{name if i == 0 else '':16}{line}" for i, line in enumerate(lines)))
+            click.echo("\n".join(paragraph(name, text, hanging=0, indent=16)))

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .options import Count
+
 
 class Updates(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """Counts of updates, with commas between them."""
@@ -14,11 +16,8 @@ class Updates(click.ParamType):  # type: ignore[type-arg]  # generic since click
     name = "updates"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """Refuse what is not an integer."""
-        try:
-            return [int(text) for text in str(value).split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is not a list of integers such as 1000,2000,3000.", param, ctx)
+        """Refuse what is no count."""
+        return [Count(min=0).convert(text, param, ctx) for text in str(value).split(",")]
 
 
 @click.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import click
@@ -16,19 +18,19 @@ def log_options(command: Command) -> Command:
     for option in (
         click.option(
             "--logged-steps",
-            type=click.IntRange(min=1),
+            type=Count(min=1),
             help="Updates of the logged run, if its log stops early.",
         ),
         click.option(
             "--every",
-            type=click.IntRange(min=1),
+            type=Count(min=1),
             metavar="K",
             help="Updates between two rows, if there is no step column.",
         ),
         click.option(
             "--optimizer",
             type=Optimizer(),
-            help="Optimizer family of the logged run: sgd or adam, or a name that tells (AdamW, Lion ...).",
+            help="Optimizer of the logged run: its family, sgd or adam, or a member (AdamW, Lion ...).",
         ),
         click.option(
             "--norm-kind",
@@ -51,12 +53,48 @@ class Optimizer(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse names that do not tell."""
-        from refine.readers.columns import family
+        from refine.errors import RefineError
+        from refine.readers.optimizers import named_family
 
-        found = family(str(value))
-        if found is None:
-            self.fail(f"{value!r} is not one of 'sgd', 'adam', nor a name that tells, such as AdamW.", param, ctx)
-        return found
+        try:
+            return named_family(str(value))
+        except RefineError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+class Count(click.IntRange):
+    """A whole number in a range, as people write it: 10000, 10_000, 10k, 2M or 1e5."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not whole, as click does what is out of range."""
+        number = value if isinstance(value, int) else _whole(str(value))
+        if number is None:
+            shown = value if len(value) <= 40 else value[:37] + "..."
+            forms = "10000, 10_000, 10k, 1.5k, 2M or 1e5: whole, without commas"
+            self.fail(f"{shown!r} is not a count such as {forms}.", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+_COUNT = re.compile(r"([+-]?)([0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))?(?:[eE]\+?([0-9]{1,2})|([kKM]))?")
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a text means; None for all others.
+
+    Examples
+    --------
+    >>> [_whole(text) for text in ("10_000", "1.5k", "1e5", "1.5e0", "10,000")]
+    [10000, 1500, 100000, None, None]
+    """
+    match = _COUNT.fullmatch(text.strip()) if len(text) <= 100 else None
+    if match is None:
+        return None
+    sign, digits, part, power, unit = match.groups(default="")
+    exponent = int(power) if power else {"": 0, "k": 3, "K": 3, "M": 6}[unit]
+    number = int(sign + digits + part) * Fraction(10) ** (exponent - len(part))
+    return int(number) if number.denominator == 1 else None
 
 
 class Number(click.FloatRange):
@@ -80,9 +118,7 @@ def prior_schedule_option(command: Command) -> Command:
 def run_options(command: Command) -> Command:
     """What is to be known of the logged run and of the next one."""
     for option in (
-        click.option(
-            "--total-steps", type=click.IntRange(min=1), help="Updates of the next run.  [default: as logged]"
-        ),
+        click.option("--total-steps", type=Count(min=1), help="Updates of the next run.  [default: as logged]"),
         click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Peak learning rate of the logged run."),
         prior_schedule_option,
     ):
@@ -130,9 +166,7 @@ def engine_options(when: str = "") -> Callable[[Command], Command]:
                 show_default=True,
                 help=f"{when}Processes of this machine, or a cluster.",
             ),
-            click.option(
-                "--jobs", type=click.IntRange(min=1), help=f"{when}Number of processes.  [default: as many as cores]"
-            ),
+            click.option("--jobs", type=Count(min=1), help=f"{when}Number of processes.  [default: as many as cores]"),
         ):
             command = option(command)
         return command

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from .options import figure_options, log_options, smoothing_option
+from .options import Count, figure_options, log_options, smoothing_option
 
 
 @click.command()
 @click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
 @click.option("--norms", "log", metavar="LOG", help="Gradient-norm log to draw below.")
 @log_options
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the names.  [default: as the first file]")
+@click.option("--total-steps", type=Count(min=1), help="Updates of the names.  [default: as the first file]")
 @smoothing_option
 @figure_options("schedules.png")
 def plot(
@@ -34,16 +34,15 @@ def plot(
       refine plot refined/schedule.json linear:warmup_fraction=0.02 --norms grad_norms.csv -o fig.pdf
       refine plot wsd:0.2,shape=sqrt cosine:warmup_steps=500 --total-steps 10000
 
-    A name is a family with its parameters, as refine families lists them.
+    A name is a family with its parameters, as refine families lists them. Without a warmup of its own it gets that of
+    the first file.
     """
     from refine import figures, read_norms
     from refine.files import printable, write_files
-    from refine.prior import is_file, named_schedule
+    from refine.prior import named_schedules
 
     figures.check_suffix(out)
-    files = {name: named_schedule(name, None) for name in schedules if is_file(name)}
-    steps = total_steps or next((schedule.total_steps for schedule in files.values()), None)
-    drawn = {name: files.get(name) or named_schedule(name, steps) for name in schedules}
+    drawn = named_schedules(schedules, total_steps)
     norms = read_norms(log, **read) if log is not None else None
     figure = figures.plot(drawn, norms, smoothing=smoothing_fraction)
     write_files({Path(out): lambda path: figures.save_figure(figure, path)}, force=force)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .options import Number
+from .options import Count, Number
 from .output import output_options, write
 
 
 @click.command()
 @click.argument("schedule")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Updates of the next run.")
+@click.option("--total-steps", type=Count(min=1), help="Updates of the next run.")
 @click.option(
     "--batch-size",
     type=Number(min=0.0, min_open=True),
@@ -18,9 +18,7 @@ from .output import output_options, write
     metavar="OLD NEW",
     help="As many samples in other batches: updates and warmup times OLD / NEW.",
 )
-@click.option(
-    "--warmup-steps", type=click.IntRange(min=0), help="Warmup of the result.  [default: that of the schedule]"
-)
+@click.option("--warmup-steps", type=Count(min=0), help="Warmup of the result.  [default: that of the schedule]")
 @output_options("retargeted")
 def retarget(
     schedule: str,
@@ -68,7 +66,7 @@ def retarget(
     def text() -> str:
         warmup = f"{kept:,} of them warmup" if kept else "all of it stretched"
         lines = [f"{printable(schedule)}: {old.total_steps:,} updates become {new.total_steps:,}, {warmup}"]
-        lines.append("assumed   the shape over the fraction of training suits the new length too")
+        lines += paragraph("assumed", "the shape over the fraction of training suits the new length too")
         return "\n".join([*lines, *(line for text in advice for line in paragraph("peak", text))])
 
     write(new, found, text, out, force=force, plot=not no_plot, as_json=as_json)

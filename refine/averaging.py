@@ -9,7 +9,6 @@ References
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 from .schedule import Schedule, check_count
+from .text import paragraph
 
 __all__ = ["MergeWeights", "merge_weights"]
 
@@ -79,7 +79,7 @@ class MergeWeights:
             [
                 f"{'checkpoint':>10}  weight",
                 *(f"{n:>10,}  {weight:.6g}" for n, weight in zip(self.checkpoints, self.weights, strict=True)),
-                *(textwrap.fill(f"{name:10}{text}", 115, subsequent_indent=" " * 12) for name, text in told),
+                *(line for name, text in told for line in paragraph(name, text)),
             ]
         )
 

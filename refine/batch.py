@@ -16,7 +16,7 @@ from .export import emit, refuse_existing
 from .files import printable
 from .inputs import pooled
 from .parallel import parallel
-from .readers import ReadOptions, read_groups
+from .readers import ReadOptions, distinct, read_groups
 from .readers.base import SeveralRuns
 from .result import Refinement
 
@@ -38,11 +38,18 @@ FIELDS = (
 )
 """What the summary table of `fit_each` shows of each run, besides its log, its folder and its error."""
 
+_EMPTY: dict[str, Any] = {"folder": None, "run": None, "error": None, **dict.fromkeys(FIELDS)}
+
 Progress = Callable[[float], None]
 
 
 def fit_logs(
-    logs: Sequence[str], read: ReadOptions, fit: Mapping[str, Any], *, progress: Progress | None = None
+    logs: Sequence[str],
+    read: ReadOptions,
+    fit: Mapping[str, Any],
+    *,
+    into: str | None = None,
+    progress: Progress | None = None,
 ) -> Refinement:
     """Schedule from one log, or from the pooled norms of several (`refine.pool`).
 
@@ -53,8 +60,12 @@ def fit_logs(
     read : ReadOptions
     fit : mapping
         Keyword arguments of `refine.fit`.
+    into : str, optional
+        Folder that is refused, once the logs are read, if it holds a result.
     """
     norms, smoothing = pooled(logs, read, fit.get("smoothing", 0.1), progress)
+    if into is not None:
+        refuse_existing(into)
     return refine_norms(norms, **{**fit, "smoothing": smoothing})
 
 
@@ -72,7 +83,8 @@ def fit_each(
 ) -> list[dict[str, Any]]:
     """Fit every log, and every run in a log that holds several, into a folder of its own below ``out``.
 
-    A log that cannot be fitted does not stop the others: its row holds the ``error``.
+    A log that cannot be fitted, or is named again, does not stop the others: its row holds the ``error``. So it does
+    where there is a result in its folder already, without ``force``.
 
     Parameters
     ----------
@@ -92,12 +104,11 @@ def fit_each(
     -------
     list of dict
         A row a run, in order: ``log``, ``run`` (None where the log holds one), ``folder``, ``error`` (None where it
-        went well) and `FIELDS`. The folders of several runs in one log lie in that of the log.
+        went well) and `FIELDS`. The folders of several runs in one log lie in that of the log. Logs named again come
+        last, and have none.
     """
+    logs, again = distinct(logs)
     folders = [Path(out) / name for name in folder_names(logs)]
-    if not force:
-        for folder in folders:
-            refuse_existing(folder)
     # Workers may run in another folder.
     places = [os.path.abspath(log) if os.path.exists(log) else log for log in logs]
     tasks = [
@@ -113,16 +124,15 @@ def fit_each(
     else:
         with parallel(engine, address, jobs):
             found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
-    return [
-        {
-            **row,
-            "log": log,
-            "folder": os.path.join(out, os.path.relpath(row["folder"], os.path.abspath(out))),
-            "error": row["error"] and row["error"].replace(printable(place), printable(log), 1),
-        }
-        for log, place, rows in zip(logs, places, found, strict=True)
-        for row in rows
-    ]
+    told = []
+    for log, place, rows in zip(logs, places, found, strict=True):
+        for row in rows:
+            folder = os.path.join(out, os.path.relpath(row["folder"], os.path.abspath(out)))
+            error = row["error"] and row["error"].replace(printable(place), printable(log), 1)
+            error = error and error.replace(printable(row["folder"]), printable(folder), 1)
+            told.append({**row, "log": log, "folder": folder, "error": error})
+    told += [{**_EMPTY, "log": log, "error": f"{said}: it is fitted once; leave it out"} for log, said in again]
+    return told
 
 
 def fit_groups(
@@ -223,9 +233,9 @@ def _rows(
 
 
 def _row(log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"folder": folder, "run": read.run, "error": None, **dict.fromkeys(FIELDS)}
+    row = {**_EMPTY, "folder": folder, "run": read.run}
     try:
-        return {**row, **_found(fit_logs([log], read, fit), folder, force, plot)}
+        return {**row, **_found(fit_logs([log], read, fit, into=None if force else folder), folder, force, plot)}
     except SeveralRuns:
         if read.run is None:
             raise

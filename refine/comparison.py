@@ -17,6 +17,7 @@ from .describe import warmup_fraction
 from .diagnostics import near_separable
 from .errors import RefineError
 from .families import FAMILIES, from_name
+from .families.names import with_run_warmup
 from .files import printable
 from .norms import GradientNorms
 from .prior import is_file, named_schedule
@@ -280,6 +281,7 @@ def compare_named(
     notes: list[str] = []
     separable = False
     if norms is not None:
+        notes += norms.source.notes
         result = fit(norms, optimizer=optimizer, smoothing=smoothing, total_steps=steps, prior_schedule=prior_schedule)
         family, warmup = result.optimizer, result.warmup_steps
         if result.prior.multiplier is not None:
@@ -295,19 +297,11 @@ def compare_named(
             notes.append("optimizer adam is assumed: give --optimizer")
     for name in names or DEFAULT_NAMES:
         known = files.get(name)
-        schedules[name] = known or from_name(_with_warmup(name, warmup), steps)
+        schedules[name] = known or from_name(with_run_warmup(name, warmup), steps)
     if warmup:
         notes.append(f"families without a warmup of their own have that of the logged run, {warmup:,} updates")
     found = compare(schedules, norms, optimizer=family, smoothing=smoothing, suggest_peak=not separable)
     return replace(found, notes=tuple(notes))
-
-
-def _with_warmup(name: str, warmup_steps: int) -> str:
-    """A family's name with the warmup of the logged run, unless it names one or has a rise of its own (one_cycle)."""
-    family = FAMILIES[name.partition(":")[0]]
-    if not warmup_steps or "warmup_" in name or family.parameters["warmup_steps"].default != 0:
-        return name
-    return f"{name}{',' if ':' in name else ':'}warmup_steps={warmup_steps}"
 
 
 def _squared(

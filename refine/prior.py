@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,13 +12,24 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 from .families import from_name
+from .families.names import with_run_warmup
 from .hygiene import stride
 from .norms import GradientNorms, on_fraction
 from .readers.settings import schedule_settings
 from .schedule import Schedule, is_schedule
-from .transfer import retarget
+from .transfer import known_warmup, retarget
 
-__all__ = ["CONSTANT_SHARE", "LEAST_COVERAGE", "Prior", "is_file", "logged_rates", "named_schedule", "read_prior"]
+__all__ = [
+    "CONSTANT_SHARE",
+    "LEAST_COVERAGE",
+    "Prior",
+    "is_file",
+    "logged_rates",
+    "named_schedule",
+    "named_schedules",
+    "read_prior",
+    "warmup_of",
+]
 
 CONSTANT_SHARE = 0.95
 """A run that spends this share of its updates, after the warmup, within 1 % of its peak is constant-rate."""
@@ -219,3 +231,42 @@ def named_schedule(name: str, total_steps: int | None) -> Schedule:
     if total_steps is None:
         raise RefineError(f"{name} has no length of its own; give the number of updates with --total-steps")
     return from_name(name, total_steps)
+
+
+def named_schedules(names: Sequence[str], total_steps: int | None = None) -> dict[str, Schedule]:
+    """Schedules to be seen side by side, each by a name that says what it is.
+
+    Files keep their own lengths. A family has ``total_steps``, by default those of the first file, and the warmup of
+    that file (`warmup_of`) where it names none, has no rise of its own and leaves room for it: its name says so then.
+    """
+    files = {name: named_schedule(name, None) for name in names if is_file(name)}
+    first = next(iter(files.values()), None)
+    steps = total_steps or (first.total_steps if first else None)
+    warmup = warmup_of(first) if first else 0
+    found: dict[str, Schedule] = {}
+    for name in names:
+        schedule = files.get(name) or named_schedule(name, steps)
+        longer = name if name in files or warmup >= schedule.total_steps else with_run_warmup(name, warmup)
+        try:
+            found[longer] = schedule if longer == name else named_schedule(longer, steps)
+        except RefineError:  # as wsd:1, all of which is cooldown
+            found[name] = schedule
+    return found
+
+
+def warmup_of(schedule: Schedule) -> int:
+    """Updates of a schedule's warmup: what its provenance names, else those of a straight rise to its peak, else 0.
+
+    Examples
+    --------
+    >>> from refine import linear
+    >>> rising = linear(100, warmup_steps=21)
+    >>> warmup_of(rising), warmup_of(rising.resample(300)), warmup_of(Schedule(rising.multiplier))
+    (21, 61, 21)
+    """
+    known = known_warmup(schedule)
+    if known is not None:
+        return known
+    rise = schedule.multiplier[: int(np.argmax(schedule.multiplier)) + 1]
+    line = np.linspace(rise[0], 1.0, rise.size)
+    return rise.size if 1 < rise.size < len(schedule) and np.allclose(rise, line, atol=1e-3) else 0

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["aligned", "paragraph"]
+__all__ = ["aligned", "paragraph", "width"]
+
+_LEAST, _MOST, _ELSEWHERE = 60, 120, 115
 
 
-def paragraph(title: str, text: str, *, hanging: int = 2) -> list[str]:
-    """Lines of a text behind its title, wrapped; those after the first are indented ``hanging`` more.
+def width() -> int:
+    """Columns that text is wrapped at: the terminal's or ``$COLUMNS``, 60 to 120; 115 where there is no terminal."""
+    known = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
+    columns = shutil.get_terminal_size((_ELSEWHERE, 24)).columns if known else _ELSEWHERE
+    return min(max(columns, _LEAST), _MOST)
+
+
+def paragraph(title: str, text: str, *, hanging: int = 2, indent: int = 10) -> list[str]:
+    """Lines of a text behind its title, wrapped to `width`.
+
+    The text starts at column ``indent``, after its first line ``hanging`` further right. Only blanks are broken at:
+    options and paths stay whole.
 
     Examples
     --------
     >>> paragraph("norms", "constant")
     ['norms     constant']
     """
-    first, *rest = textwrap.wrap(text, 105)
-    return [f"{title:9} {first}", *(" " * (10 + hanging) + line for line in rest)]
+    return textwrap.wrap(
+        text,
+        width(),
+        initial_indent=f"{title:{indent - 1}} ",
+        subsequent_indent=" " * (indent + hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -226,11 +226,27 @@ def tail_bound(done: npt.ArrayLike, squared_norms: npt.ArrayLike, tail: npt.Arra
 
 def _warmups(schedule: Schedule, wanted: int | None) -> tuple[int, int]:
     """Warmup of a schedule, and of what becomes of it."""
-    known = schedule.provenance.get("warmup_steps")
-    if isinstance(known, int) and 0 <= known <= schedule.total_steps:
+    known = known_warmup(schedule)
+    if known is not None:
         return known, known if wanted is None else check_count("warmup_steps", wanted, least=0)
     peak = int(np.argmax(schedule.multiplier))
     return (0, 0) if wanted is None else (peak + 1 if peak else 0, check_count("warmup_steps", wanted, least=0))
+
+
+def known_warmup(schedule: Schedule) -> int | None:
+    """Updates of the warmup that a schedule's provenance names, on its present horizon; None if it names none.
+
+    Examples
+    --------
+    >>> from refine import linear
+    >>> known_warmup(linear(100, warmup_steps=21).resample(300))
+    61
+    """
+    steps = schedule.total_steps
+    known, of = schedule.provenance.get("warmup_steps"), schedule.provenance.get("resampled_from", steps)
+    if type(known) is int and type(of) is int and 0 <= known <= of:
+        return round((known - 1) * steps / of) + 1 if known else 0  # update W - 1, the peak, keeps its place
+    return None
 
 
 def _stretched(schedule: Schedule, total_steps: int, old_warmup: int, new_warmup: int) -> Schedule:
@@ -260,6 +276,7 @@ def _stretched(schedule: Schedule, total_steps: int, old_warmup: int, new_warmup
     for stale in (
         "suggested_peak_lr",
         "updates_done",
+        "resampled_from",
         *(key for key in provenance if key.endswith(("_steps", "_fraction"))),
     ):
         if stale not in ("warmup_steps", "logged_steps", "smoothing_fraction"):

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from hypothesis import settings
 from refine.cli.main import main
 
+os.environ.pop("COLUMNS", None)  # outputs are compared as they are where there is no terminal
+
 settings.register_profile("refine", deadline=None, max_examples=50)
 settings.load_profile("refine")
 

@@ -255,11 +255,15 @@ class TestCommand:
             "add that one, or give the schedule their number of updates (refine retarget)\n"
         )
 
-    @pytest.mark.parametrize("text", ["", "1000,", "a,b", "1e3"])
-    def test_a_list_of_integers_is_wanted(self, text):
+    @pytest.mark.parametrize("text", ["", "1000,", "a,b", "1.5,2", "-1,5"])
+    def test_a_list_of_counts_is_wanted(self, text):
         done = self.run("linear", "--checkpoints", text)
         assert done.exit_code == 2
-        assert "is not a list of integers such as 1000,2000,3000." in done.output
+        assert "is not a count such as" in done.output or "-1 is not in the range x>=0." in done.output
+        found, again = (
+            self.run("linear", "--checkpoints", some, "--json").output for some in ("500,1k,2e3", "500,1000,2000")
+        )
+        assert json.loads(found) == json.loads(again)
 
     def test_the_merging_code_in_its_help_runs(self, tmp_path, monkeypatch):
         torch = pytest.importorskip("torch")

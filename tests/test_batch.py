@@ -56,11 +56,53 @@ def test_a_run_that_fails_stops_no_other(runs, tmp_path):
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run0", "run1", "run2"]
 
 
-def test_existing_results_are_refused_before_anything_is_read(runs, tmp_path):
-    assert invoke("fit", *runs, "--each", "--out", "all", "--no-plot").exit_code == 0
+def test_an_existing_result_stops_no_other_and_hides_no_error_of_the_log(runs, tmp_path):
+    assert invoke("fit", runs[0], "--each", "--out", "all", "--no-plot").exit_code == 0
+    stamp = (tmp_path / "all" / "run0" / "schedule.csv").stat().st_mtime_ns
+    (tmp_path / "all" / "missing").mkdir()
+    (tmp_path / "all" / "missing" / "schedule.csv").write_text("")
     done = invoke("fit", *runs, "missing.csv", "--each", "--out", "all", "--no-plot")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "all/run0/schedule.csv exists; choose another folder with --out, or replace it with --force" in done.stderr
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == "wrote     all/: a folder for each of 2 of 4 runs"
+    assert done.stderr.splitlines() == [
+        "Error: all/run0/schedule.csv exists; choose another folder with --out, or replace it with --force",
+        "Error: missing.csv does not exist; check the path",
+    ]
+    assert (tmp_path / "all" / "run0" / "schedule.csv").stat().st_mtime_ns == stamp
+    assert invoke("fit", *runs, "--each", "--out", "all", "--no-plot", "--force").exit_code == 0
+
+
+def test_a_log_named_again_counts_once(runs, tmp_path):
+    (tmp_path / "link.csv").symlink_to("run0.csv")
+    alone = json.loads(invoke("fit", "run0.csv", "--no-plot", "--json").stdout)
+    for again, said in (
+        ("run0.csv", "run0.csv is named twice"),
+        ("./run0.csv", "./run0.csv is the same file as run0.csv"),
+        (str(tmp_path / "run0.csv"), f"{tmp_path}/run0.csv is the same file as run0.csv"),
+        ("link.csv", "link.csv is the same file as run0.csv"),
+    ):
+        found = json.loads(invoke("fit", "run0.csv", again, "--no-plot", "--json", "--force").stdout)
+        assert f"{said}: it counts once" in found["warnings"]
+        assert found["pooled_logs"] == alone["pooled_logs"]
+        assert found["source"] == "run0.csv"
+        assert found["peak_fraction"] == alone["peak_fraction"]
+    assert "it counts once" in invoke("fit", "run0.csv", "link.csv", "--no-plot", "--force").stdout
+    found = json.loads(invoke("fit", "run0.csv", "run1.csv", "link.csv", "--no-plot", "--json", "--force").stdout)
+    assert (found["pooled_logs"], found["source"]) == (2, "run0.csv, run1.csv")
+    assert "run0.csv: link.csv is the same file as run0.csv: it counts once" in found["warnings"]
+    assert "link.csv is the same file as run0.csv: it counts once" in invoke("inspect", "run0.csv", "link.csv").stdout
+
+
+def test_each_fits_a_log_named_again_once_and_says_so(runs, tmp_path):
+    (tmp_path / "link.csv").symlink_to("run0.csv")
+    done = invoke("fit", *runs, "link.csv", "run1.csv", "--each", "--out", "all", "--no-plot")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == "wrote     all/: a folder for each of 3 of 5 runs"
+    assert done.stderr.splitlines() == [
+        "Error: link.csv is the same file as run0.csv: it is fitted once; leave it out",
+        "Error: run1.csv is named twice: it is fitted once; leave it out",
+    ]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run0", "run1", "run2"]
 
 
 def test_several_logs_without_each_are_pooled(runs, tmp_path):

@@ -173,6 +173,36 @@ def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, 
     assert run("fit", falling_log, "--force").exit_code == 0
 
 
+def test_an_error_of_the_log_comes_before_an_output_that_exists(run, falling_log, tmp_path):
+    (tmp_path / "log.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (tmp_path / "there").mkdir()
+    for name in ("there/schedule.csv", "there.png", "there.csv"):
+        (tmp_path / name).write_text("")
+    steps = ("--total-steps", 500)
+    for command, out in (
+        (("fit",), ("--out", "there")),
+        (("fit", "--each"), ("--out", ".")),
+        (("fit", "--per-group"), ("--out", "there")),
+        (("continue", "--at", 400, *steps), ("--out", "there")),
+        (("explain",), ("--out", "there.png")),
+        (("compare", "linear", "--norms"), ("--plot", "there.png")),
+        (("plot", "linear", *steps, "--norms"), ("--out", "there.png")),
+        (("convert",), ("--out", "there.csv")),
+        (("inspect",), ("--plot", "there.png")),
+    ):
+        done = run(*command, "log.png", *out)
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1), command
+        assert "log.png" in done.stderr
+        assert "exists" not in done.stderr
+        if "--per-group" not in command:
+            done = run(*command, falling_log, *(out if "--each" not in command else ("--out", "each")))
+            assert ("exists; " in done.stderr) == ("--each" not in command), command
+    for command, out in (("retarget", ("--out", "there")), ("plot", ("--out", "there.png"))):
+        assert "none.json" in run(command, "none.json", *steps, *out).stderr
+        linear(9).save("s.json", force=True)
+        assert "exists; " in run(command, "s.json", *steps, *out).stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from numpy.testing import assert_allclose
 
 from refine import (
     GradientNorms,
@@ -9,11 +10,14 @@ from refine import (
     compare,
     constant,
     cosine,
+    from_name,
     linear,
     plot,
     refined_schedule,
+    retarget,
 )
 from refine.figures import check_suffix, plot_comparison, plot_norms, plot_schedules, save_figure
+from refine.prior import named_schedules, warmup_of
 
 EARLY = 1 + 4 * np.exp(-np.arange(300) / 20)
 
@@ -49,6 +53,45 @@ def test_the_default_is_drawn_under_its_name(loss, drawn):
     norms = GradientNorms.from_values(EARLY, kind="l1", learning_rate=rates, loss=loss)
     upper, _ = plot(refined_schedule(norms, optimizer="adam")).axes
     assert legend(upper) == drawn
+
+
+def test_families_beside_a_file_have_its_warmup_and_say_so(tmp_path):
+    file = str(linear(400, warmup_steps=40).save(tmp_path / "schedule.json"))
+    names = [file, "cosine", "wsd:0.2", "linear:warmup_steps=0", "rex:warmup_fraction=0.5", "one_cycle", "wsd:1"]
+    lines = plot(named_schedules(names)).axes[0].get_lines()
+    drawn = [file, "cosine:warmup_steps=40", "wsd:0.2,warmup_steps=40", *names[3:]]
+    assert [line.get_label() for line in lines] == drawn
+    for line, name in zip(lines, drawn, strict=True):
+        wanted = Schedule.load(file) if name == file else from_name(name, 400)
+        assert_allclose(line.get_ydata(), wanted.multiplier, rtol=1e-12)
+    longer = named_schedules([file, "cosine"], 1000)
+    assert {name: s.total_steps for name, s in longer.items()} == {file: 400, "cosine:warmup_steps=40": 1000}
+    assert list(named_schedules([file, "cosine"], 40)) == [file, "cosine"]
+    assert list(named_schedules(["cosine"], 40)) == ["cosine"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup"),
+    [
+        (linear(400, warmup_steps=40), 40),
+        (linear(400, warmup_steps=40).resample(1000), 99),
+        (retarget(linear(400, warmup_steps=40), 1000), 40),
+        (retarget(linear(400, warmup_steps=40).resample(1000), 2000, warmup_steps=100), 100),
+        (linear(400), 0),
+        (Schedule(linear(400, warmup_steps=40).multiplier), 40),
+        (Schedule(linear(400, warmup_steps=40).multiplier.round(3)), 40),
+        (Schedule(linear(400).multiplier), 0),
+        (Schedule(np.linspace(0.01, 1.0, 400)), 0),
+        (Schedule(np.r_[np.linspace(0, 1, 50) ** 2, np.ones(50)]), 0),
+        (Schedule(linear(400, warmup_steps=40).multiplier, {"warmup_steps": "many"}), 40),
+        (Schedule(linear(400, warmup_steps=40).multiplier, {"warmup_steps": True}), 40),
+        (retarget(linear(400, warmup_steps=40), 1000).resample(4000), 157),
+        (Schedule(linear(400).multiplier, {"warmup_steps": 4000}), 0),
+        (Schedule([1.0]), 0),
+    ],
+)
+def test_the_warmup_of_a_schedule(schedule, warmup):
+    assert warmup_of(schedule) == warmup
 
 
 def test_no_line_is_drawn_across_a_long_gap():

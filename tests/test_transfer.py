@@ -270,3 +270,11 @@ def test_a_zero_rate_may_rise_with_rewarming():
     tail = best_tail(done, np.ones(300), distance=10.0, rewarm=True)
     assert tail.multiplier[0] > 0.1
     assert best_omega(np.concatenate([done, tail.multiplier]), np.ones(300)) > 0
+
+
+def test_the_warmup_of_a_resampled_schedule_is_as_long_as_it_became():
+    again = retarget(linear(400, warmup_steps=41).resample(1000), 2000)
+    assert again.provenance["warmup_steps"] == 101
+    assert "resampled_from" not in again.provenance
+    assert int(np.argmax(again.multiplier)) == 100
+    assert_allclose(again.multiplier[:101], np.linspace(again.multiplier[0], 1.0, 101), atol=1e-12)

@@ -13,7 +13,7 @@ from ..schedule import Schedule, check_count
 from . import cyclic, decay, plateau
 from .base import Curve
 
-__all__ = ["FAMILIES", "Family", "families_table", "from_name"]
+__all__ = ["FAMILIES", "Family", "families_table", "from_name", "with_run_warmup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +214,20 @@ def from_name(name: str, total_steps: int) -> Schedule:
         except (ValueError, OverflowError):
             raise RefineError(f"schedule {_quoted(name)}: {key} must be {_KINDS[kinds[key]]}") from None
     return family.function(total_steps, **values)
+
+
+def with_run_warmup(name: str, warmup_steps: int) -> str:
+    """A family's name with the warmup of another run, unless it names one or has a rise of its own.
+
+    Examples
+    --------
+    >>> [with_run_warmup(name, 100) for name in ("wsd:0.2", "cosine", "linear:warmup_fraction=0.1", "one_cycle")]
+    ['wsd:0.2,warmup_steps=100', 'cosine:warmup_steps=100', 'linear:warmup_fraction=0.1', 'one_cycle']
+    """
+    family = FAMILIES.get(name.partition(":")[0])
+    if not warmup_steps or family is None or "warmup_" in name or family.parameters["warmup_steps"].default != 0:
+        return name
+    return f"{name}{',' if ':' in name else ':'}warmup_steps={warmup_steps}"
 
 
 _KINDS = {

@@ -48,7 +48,7 @@ from .choose import choose, group_options, holds_norms
 from .columns import looks_like_norm
 from .opening import Log, opened
 
-__all__ = ["FORMATS", "ReadOptions", "find_format", "read_groups", "read_logs", "read_norms", "read_one"]
+__all__ = ["FORMATS", "ReadOptions", "distinct", "find_format", "read_groups", "read_logs", "read_norms", "read_one"]
 
 Result = TypeVar("Result")
 
@@ -147,7 +147,8 @@ def read_norms(
 def read_logs(
     paths: Sequence[str], options: ReadOptions, progress: Callable[[float], None] | None = None
 ) -> list[GradientNorms]:
-    """Read several logs; those that hold rates but no norms are joined to the one that holds norms."""
+    """Read several logs, each once; those that hold rates but no norms are joined to the one that holds norms."""
+    paths, again = distinct(paths)
     read = [(path, _read(path, options, progress)) for path in paths]
     main = [each for each in read if len(read) > 1 and holds_norms(each[1], options)] or read[:1]
     others = [each for each in read if each not in main]
@@ -156,7 +157,34 @@ def read_logs(
             f"{printable(others[0][0])}: no gradient norm, while {len(main)} other logs hold norms; "
             "pool logs that all hold norms, or give one of them with its learning rates"
         )
-    return [_chosen(path, records, dict(others), options) for path, records in main]
+    norms = [_chosen(path, records, dict(others), options) for path, records in main]
+    notes = [f"{said}: it counts once" for _, said in again]
+    source = norms[0].source
+    norms[0] = replace(norms[0], source=replace(source, notes=(*source.notes, *notes))) if notes else norms[0]
+    return norms
+
+
+def distinct(paths: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Each log once, and those that name one again, with what is to be said of that.
+
+    Names of one file are one log, through links too; of what is no file, as URLs are, equal names.
+
+    Examples
+    --------
+    >>> distinct(["-", "s3://bucket/a.csv", "-"])
+    (['-', 's3://bucket/a.csv'], [('-', '- is named twice')])
+    """
+    first: dict[str, str] = {}
+    again = []
+    for path in paths:
+        place = os.path.realpath(path) if path != "-" and os.path.exists(path) else path
+        if place not in first:
+            first[place] = path
+        elif path == first[place]:
+            again.append((path, f"{printable(path)} is named twice"))
+        else:
+            again.append((path, f"{printable(path)} is the same file as {printable(first[place])}"))
+    return list(first.values()), list(dict.fromkeys(again))
 
 
 def read_one(

@@ -152,7 +152,7 @@ _RECORDED = frozenset({CLIP, *TRAVEL})
 
 _LR_SCALED = re.compile(r"(?:.*/)?lr\(1e-(?P<power>\d)\)")
 _FAMILIES: tuple[tuple[OptimizerFamily, re.Pattern[str]], ...] = (
-    ("adam", re.compile(r"adam|adagrad|adafactor|rmsprop|lamb|lion|sign_?sgd|signum", re.IGNORECASE)),
+    ("adam", re.compile(r"adam|amsgrad|adagrad|adafactor|rmsprop|lamb|lion|sign_?sgd|signum", re.IGNORECASE)),
     ("sgd", re.compile(r"(?<!sign)(?<!sign_)sgd|nesterov|momentum", re.IGNORECASE)),
 )
 
