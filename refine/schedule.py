@@ -121,6 +121,15 @@ class Schedule:
     def __hash__(self) -> int:
         return hash(self.multiplier.tobytes())
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Multipliers, for numpy: a read-only view, unless a copy or another dtype is asked for."""
+        wanted = np.dtype(np.float64 if dtype is None else dtype)
+        if wanted != self.multiplier.dtype:
+            if copy is False:
+                raise RefineError(f"dtype is {wanted} and multipliers are float64; that needs a copy: drop copy=False")
+            return self.multiplier.astype(wanted)
+        return self.multiplier.copy() if copy else self.multiplier.view()
+
     def __reduce__(self) -> tuple[type[Schedule], tuple[NDArray[np.float64], dict[str, Any]]]:
         return Schedule, (self.multiplier, dict(self.provenance))
 

@@ -245,3 +245,38 @@ def test_what_looks_like_a_schedule(tmp_path):
         assert Schedule.load(tmp_path / name) == schedule
     for name in ("log.json", "log.csv", "none.json", "."):
         assert not is_schedule(tmp_path / name)
+
+
+def test_an_array_of_it_is_its_multipliers():
+    schedule = linear(4)
+    seen = np.asarray(schedule)
+    assert (seen.dtype, seen.tolist()) == (np.float64, [1.0, 0.75, 0.5, 0.25])
+    assert np.shares_memory(seen, schedule.multiplier)
+    with pytest.raises(ValueError, match="read-only"):
+        seen[0] = 2.0
+    copied = np.array(schedule)
+    copied[0] = 2.0
+    assert schedule.at(0) == 1.0
+    narrow = np.asarray(schedule, dtype=np.float32)
+    assert (narrow.dtype, narrow.tolist()) == (np.float32, [1.0, 0.75, 0.5, 0.25])
+    assert np.sum(schedule) == 2.5
+    assert Schedule(schedule) == schedule
+
+
+def test_an_array_of_it_is_copied_as_asked():
+    schedule = linear(4)
+    assert np.shares_memory(schedule.__array__(), schedule.multiplier)
+    assert np.shares_memory(schedule.__array__(np.float64, copy=False), schedule.multiplier)
+    assert not np.shares_memory(schedule.__array__(copy=True), schedule.multiplier)
+    assert schedule.__array__(copy=True).flags.writeable
+    assert schedule.__array__("float32").dtype == np.float32
+    with pytest.raises(ValueError, match="dtype is float32 and multipliers are float64; that needs a copy"):
+        schedule.__array__(np.float32, copy=False)
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="numpy 1 takes copy=False as: if needed")
+def test_numpy_2_passes_copy_on():
+    schedule = linear(4)
+    assert np.shares_memory(np.array(schedule, copy=False), schedule.multiplier)
+    with pytest.raises(ValueError, match="that needs a copy"):
+        np.asarray(linear(4), dtype=np.float32, copy=False)
