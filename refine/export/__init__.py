@@ -67,7 +67,7 @@ def emit(
     contents: dict[Path, Content] = {
         **schedule.contents(folder / FILES["csv"]),
         **schedule.contents(folder / FILES["json"]),
-        folder / FILES["module"]: [module_text(schedule)],
+        folder / FILES["module"]: [module_text({"schedule": schedule}, "schedule")],
     }
     if plot:
         from ..figures import save_figure
