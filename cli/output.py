@@ -58,9 +58,10 @@ def write(
         click.echo(f"Warning: {message}", err=True)
     if as_json:
         found = {**found, "warnings": [*found.get("warnings", []), *rough]}
-        paths = {role: str(files[role]) if role in files else None for role in ("csv", "json", "module", "figure")}
+        paths: dict[str, str | None] = {role: str(path) for role, path in files.items()}
+        paths.setdefault("figure", None)
         click.echo(json.dumps({**found, "files": paths}, indent=1))
     else:
         click.echo(text())
-        written = [*files.values(), metadata_path(files["csv"])]
+        written = [*files.values(), *(metadata_path(path) for path in files.values() if path.suffix == ".csv")]
         click.echo(f"wrote     {printable(out)}/: {', '.join(path.name for path in written)}")

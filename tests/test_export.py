@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 
 from refine import RefineError, RefineWarning, Schedule, cosine, emit, linear, read_norms, wsd
 from refine.digits import on_grid
+from refine.export import refuse_existing
 from refine.export.module import TOLERANCE, knots, module_text
 from refine.smoothing import smooth
 
@@ -543,6 +544,81 @@ class TestNames:
             module_text({"a": linear(5), "b": linear(6)}, "a")
         with pytest.raises(RefineError, match="in a module it must have a Python name"):
             module_text({'"""': linear(5)}, '"""')
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A figure of whatever there is."""
+    monkeypatch.setattr("refine.figures.save_figure", lambda result, path: path.write_bytes(b"png"))
+
+
+@pytest.mark.usefixtures("drawn")
+class TestEmitResult:
+    NAMES = ("refined.csv", "refined.json", "recommended.csv", "recommended.json")
+
+    @pytest.mark.parametrize("default", ["refined", "recommended"])
+    def test_files_of_both_schedules(self, tmp_path, default):
+        result = fitted(default)
+        files = emit(result, tmp_path / "out")
+        assert {role: path.name for role, path in files.items()} == {
+            **{name: name for name in self.NAMES},
+            "module": "refined_schedule.py",
+            "figure": "schedule.png",
+        }
+        metadata = {"refined.csv-metadata.json", "recommended.csv-metadata.json"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in files.values()} | metadata
+        for name in self.NAMES:
+            back, schedule = Schedule.load(files[name]), result.schedules[files[name].stem]
+            assert (back, back.provenance) == (schedule, schedule.provenance)
+        m = load(files["module"])
+        assert (m.DEFAULT, list(m.SCHEDULES)) == (default, ["refined", "recommended", "linear", "cosine"])
+        assert Schedule.load(tmp_path / "out") == result.schedules[default]
+
+    @pytest.mark.parametrize("plot", [False, True])
+    def test_a_folder_never_holds_two(self, tmp_path, plot):
+        out = tmp_path / "out"
+        results = [fitted(), linear(20), fitted("refined"), linear(30)]
+        fresh = []
+        for i, result in enumerate(results):
+            emit(result, tmp_path / str(i), plot=plot)
+            fresh.append({path.name: path.read_bytes() for path in (tmp_path / str(i)).iterdir()})
+        (out / "mine").mkdir(parents=True)
+        for result, expected in zip(results, fresh, strict=True):
+            emit(result, out, force=True, plot=plot)
+            assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == expected
+            first = "schedule.csv" if isinstance(result, Schedule) else "recommended.csv"
+            with pytest.raises(RefineError, match=f"{first} exists; choose another folder"):
+                refuse_existing(out)
+        assert (out / "mine").is_dir()
+
+    @pytest.mark.parametrize("name", ["schedule.json", "recommended.csv", "refined.csv-metadata.json", "schedule.png"])
+    def test_any_file_of_either_is_refused(self, tmp_path, name):
+        (tmp_path / name).write_text("mine")
+        for result in (fitted(), linear(5)):
+            with pytest.raises(RefineError, match=f"{name} exists; choose another folder with --out, or replace it"):
+                emit(result, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_a_failure_half_way_keeps_the_other_kind(self, tmp_path, monkeypatch):
+        emit(linear(20), tmp_path / "out")
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("refine.figures.save_figure", fail)
+        with pytest.raises(RefineError, match="No space left on device"):
+            emit(fitted(), tmp_path / "out", force=True)
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    @pytest.mark.parametrize("source", ['x"""\nraise SystemExit("pwned")\n"""', "'''\n# END GENERATED", "\\"])
+    def test_hostile_texts_stay_strings(self, tmp_path, source):
+        emit(fitted(source=source), tmp_path / "out")
+        text = (tmp_path / "out" / "refined_schedule.py").read_text()
+        assert text.isascii()
+        shape = [type(node).__name__ for node in ast.parse(text).body]
+        plain = module_text(fitted().schedules, "recommended")
+        assert shape == [type(node).__name__ for node in ast.parse(plain).body]
 
 
 class TestEmit:
