@@ -46,10 +46,10 @@ def compare(
     Examples:
       refine compare run.csv                              (refined, as logged, and five families)
       refine compare run.csv linear cosine wsd:0.2 --plot compare.pdf
-      refine compare refined/schedule.json linear:warmup_steps=500 --norms constant
+      refine compare refined linear:warmup_steps=500 --norms constant
       refine compare linear cosine rex --total-steps 10000 --json
 
-    A SCHEDULE is a file of refine fit or a family (refine families); a family without a warmup of its own gets
+    A SCHEDULE is a folder or file of refine fit or a family (refine families); a family without its own warmup gets
     that of the logged run. The norms are those of a log, or constant: an assumed shape is refused.
     """
     from refine import figures

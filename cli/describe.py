@@ -19,7 +19,7 @@ def describe(schedule: str, total_steps: int | None, as_json: bool) -> None:
 
     \b
     Examples:
-      refine describe refined/schedule.json
+      refine describe refined
       refine describe rex --total-steps 10000 --json
 
     For trainers that take only flags. R^2 is of the multipliers, the largest error a fraction of the peak; a high R^2

@@ -43,13 +43,13 @@ def export(
 
     \b
     Examples:
-      refine export refined/schedule.json --to optax
-      refine export refined/schedule.json --to hf -o next_run.py
-      refine export refined/schedule.json --to megatron --peak-lr 3e-4
+      refine export refined --to optax
+      refine export refined --to hf -o next_run.py
+      refine export refined --to megatron --peak-lr 3e-4
       refine export wsd:cooldown_fraction=0.2 --total-steps 10000 --to keras -o -
 
-    SCHEDULE is a .json or .csv file of refine fit, or the name of a family with --total-steps. Code is the
-    schedule itself, needs the framework alone, and says in its first lines how to use it. Flags are the nearest
+    SCHEDULE is a folder of refine fit, a .json or .csv file in one, or the name of a family with --total-steps. Code
+    is the schedule itself, needs the framework alone, and says in its first lines how to use it. Flags are the nearest
     schedule that the framework has: how far it is from yours is stated, and warned of from 5 % of the peak on. For a
     file of refine continue they are the nearest for the updates to come, and code says how to start in the middle.
     """

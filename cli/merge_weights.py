@@ -37,9 +37,9 @@ def merge_weights(schedule: str, checkpoints: list[int], as_json: bool) -> None:
     Examples:
       refine merge-weights linear --checkpoints 0,1000,2000,3000,4000
       refine merge-weights wsd:0.2 --checkpoints 8000,8500,9000,9500,10000 --json > merge.json
-      refine merge-weights refined/schedule.json --checkpoints 9000,9500,10000
+      refine merge-weights refined --checkpoints 9000,9500,10000
 
-    SCHEDULE is a file of refine fit or a family (refine families), which ends with the last checkpoint. Nothing
+    SCHEDULE is a folder or file of refine fit or a family (refine families); it ends with the last checkpoint. Nothing
     is read or merged. With torch, where step-N.pt holds the model's state_dict:
 
     \b

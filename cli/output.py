@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,26 +57,26 @@ def write(
         click.echo(f"Warning: {message}", err=True)
     if as_json:
         found = {**found, "warnings": [*found.get("warnings", []), *rough]}
-        paths = {role: str(path) for role, path in files.items()}
-        click.echo(json.dumps({**found, "files": paths if plot else {**paths, "figure": None}}, indent=1))
-        return
-    click.echo(text())
-    click.echo("\n".join(_written(result, out, [path.name for path in files.values()])))
+        paths: dict[str, str | None] = {role: str(path) for role, path in files.items()}
+        paths.setdefault("figure", None)
+        click.echo(json.dumps({**found, "files": paths}, indent=1))
+    else:
+        click.echo(text())
+        click.echo("\n".join(_written(result, out, list(files.values()))))
 
 
-def _written(result: Refinement | Schedule, out: str, names: list[str]) -> list[str]:
+def _written(result: Refinement | Schedule, out: str, files: list[Path]) -> list[str]:
     """What was written and, of a result, the line to paste."""
     from refine.files import printable
-    from refine.schedule import Schedule
+    from refine.schedule import Schedule, metadata_path
     from refine.text import paragraph
 
-    shown = f"{printable(out)}/: {', '.join(names)}, metadata"
     if isinstance(result, Schedule):
-        return paragraph("wrote", shown)
-    other = "" if result.computed else "; refined stands for linear decay"
-    if result.default == "refined":
-        other = ', or "recommended"'
-    elif result.computed:
-        other = ', or "refined": not recommended on this log'
-    use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")  #{other.removeprefix(",")}'
-    return [*paragraph("wrote", shown, indent=13, hanging=0), *paragraph("use", use, indent=13, hanging=0)]
+        written = [*files, *(metadata_path(path) for path in files if path.suffix == ".csv")]
+        return paragraph("wrote", f"{printable(out)}/: {', '.join(path.name for path in written)}")
+    wrote = f"{printable(out)}/: {', '.join(path.name for path in files)}, metadata of both CSV"
+    other = 'or "recommended"'
+    if result.default == "recommended":
+        other = 'or "refined": not recommended on this log' if result.computed else "the log allows no refined schedule"
+    use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")  # {other}'
+    return [*paragraph("wrote", wrote, indent=13, hanging=0), *paragraph("use", use, indent=13, hanging=0)]

@@ -26,12 +26,12 @@ def plot(
     force: bool,
     **read: Any,
 ) -> None:
-    """Draw schedules over updates: files of refine fit, or names.
+    """Draw schedules over updates: folders or files of refine fit, or names.
 
     \b
     Examples:
-      refine plot refined/schedule.json cosine linear
-      refine plot refined/schedule.json linear:warmup_fraction=0.02 --norms grad_norms.csv -o fig.pdf
+      refine plot refined cosine linear
+      refine plot refined linear:warmup_fraction=0.02 --norms grad_norms.csv -o fig.pdf
       refine plot wsd:0.2,shape=sqrt cosine:warmup_steps=500 --total-steps 10000
 
     A name is a family with its parameters, as refine families lists them. Without a warmup of its own it gets that of

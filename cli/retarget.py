@@ -34,8 +34,8 @@ def retarget(
 
     \b
     Examples:
-      refine retarget refined/schedule.json --total-steps 100000
-      refine retarget refined/schedule.json --batch-size 256 1024 --out larger_batch
+      refine retarget refined --total-steps 100000
+      refine retarget refined --batch-size 256 1024 --out larger_batch
 
     The norms of the next run are taken to keep their shape over the fraction of training. Where the log is at
     hand, refine fit LOG --total-steps N does the same from the source, and is better behind the warmup. The peak
@@ -53,7 +53,9 @@ def retarget(
     if (total_steps is None) == (batch_size is None):
         raise click.UsageError("give --total-steps N or --batch-size OLD NEW, one of them; updates are what counts")
     if not is_file(schedule):
-        raise RefineError(f"{printable(schedule)} is not a schedule file; name the schedule.json of a result")
+        raise RefineError(
+            f"{printable(schedule)} is not a schedule file; name the folder of a result, or a .json or .csv file in it"
+        )
     old = Schedule.load(schedule)
     if batch_size is not None:
         new = for_batch_size(old, *batch_size, warmup_steps=warmup_steps)

@@ -3,7 +3,7 @@
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb debian    # no root needed
     python examples/record_fashion_mnist.py fashion.csv --data debian/usr/share/datasets/fashion-mnist
     refine fit fashion.csv
-    python examples/record_fashion_mnist.py again.csv --data ... --schedule refined/schedule.csv
+    python examples/record_fashion_mnist.py again.csv --data ... --schedule refined
 
 Needs torch (``pip install 'lr-refine[torch]'``); a minute on one CPU core. The prior schedule is a linear warmup and
 a linear decay. The last command trains on the schedule that comes out; ``--lr`` is the peak rate of either.

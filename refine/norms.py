@@ -14,7 +14,7 @@ from .errors import RefineError
 from .files import printable
 from .hygiene import Cleaned, clean, match, stride
 from .refinement import OptimizerFamily
-from .schedule import check_count
+from .schedule import Schedule, check_count
 from .smoothing import smooth
 
 __all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source", "Travel"]
@@ -256,6 +256,8 @@ class GradientNorms:
         >>> norms.steps.tolist(), norms.total_steps, dict(norms.dropped)
         ([0, 20, 30], 40, {'non-finite': 1})
         """
+        if isinstance(values, Schedule):
+            raise RefineError("norms is a Schedule; it must be the gradient norms of a run: read_norms reads a log")
         try:
             raw = np.asarray(values, dtype=np.float64)
             given = None if steps is None else np.asarray(steps, dtype=np.float64)

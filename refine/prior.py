@@ -227,7 +227,7 @@ def named_schedule(name: str, total_steps: int | None) -> Schedule:
         same = total_steps is None or total_steps == schedule.total_steps
         return schedule if same else retarget(schedule, total_steps or 0)
     if name.endswith(".py"):
-        raise RefineError(f"{name} is code; name the schedule.csv or schedule.json beside it")
+        raise RefineError(f"{name} is code; name its folder, or a .csv or .json file beside it")
     if total_steps is None:
         raise RefineError(f"{name} has no length of its own; give the number of updates with --total-steps")
     return from_name(name, total_steps)

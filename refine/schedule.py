@@ -27,6 +27,7 @@ MAX_STEPS = 50_000_000
 """More are taken for samples or tokens, not updates."""
 
 _FORMAT = "refine-schedule"
+_RECOMMENDED, _ALONE = "recommended.json", "schedule.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -121,6 +122,15 @@ class Schedule:
     def __hash__(self) -> int:
         return hash(self.multiplier.tobytes())
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Multipliers, for numpy: a read-only view, unless a copy or another dtype is asked for."""
+        wanted = np.dtype(np.float64 if dtype is None else dtype)
+        if wanted != self.multiplier.dtype:
+            if copy is False:
+                raise RefineError(f"dtype is {wanted} and multipliers are float64; that needs a copy: drop copy=False")
+            return self.multiplier.astype(wanted)
+        return self.multiplier.copy() if copy else self.multiplier.view()
+
     def __reduce__(self) -> tuple[type[Schedule], tuple[NDArray[np.float64], dict[str, Any]]]:
         return Schedule, (self.multiplier, dict(self.provenance))
 
@@ -196,22 +206,37 @@ class Schedule:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Read a schedule that `save` wrote, that of a folder of `refine.emit`, or any ``step,multiplier`` CSV.
+        """Read a schedule that `save` wrote, or any ``step,multiplier`` CSV.
+
+        A folder of `refine.emit` stands for its schedule, that of a result for the default one: ``recommended.json``,
+        or ``refined.json`` where the provenance says ``"default": "refined"``.
 
         Raises
         ------
         RefineError
             Missing file, other format, newer format version, or multipliers that are not a schedule.
         """
-        name, path = printable(path), _within(path)
+        folder = Path(path)
+        if not folder.is_dir():
+            return cls._load(folder)
+        held = [name for name in (_RECOMMENDED, _ALONE) if (folder / name).exists()]
+        if len(held) != 1:
+            what = "two results, recommended.json and schedule.json" if held else "no result of refine"
+            raise RefineError(f"{printable(folder)} holds {what}; name the .json or .csv file of a schedule")
+        schedule = cls._load(folder / held[0])
+        refined = held == [_RECOMMENDED] and schedule.provenance.get("default") == "refined"
+        return cls._load(folder / "refined.json") if refined else schedule
+
+    @classmethod
+    def _load(cls, path: Path) -> Schedule:
         text = _read(path)
         try:
             if text.lstrip()[:1] == "{":
                 return cls(*_parse_json(text))
-            beside = metadata_path(Path(path))
+            beside = metadata_path(path)
             return cls(*_parse_csv(text, _read(beside) if beside.is_file() else None))
         except (ValueError, RecursionError, OverflowError) as error:  # RefineError is a ValueError
-            raise RefineError(f"{name} is not a schedule: {printable(error)}") from None
+            raise RefineError(f"{printable(path)} is not a schedule: {printable(error)}") from None
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -317,20 +342,17 @@ def _read(path: str | os.PathLike[str]) -> str:
 
 def is_schedule(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like one that `Schedule.save` wrote, by its first bytes; or a folder holds one."""
+    path = Path(path)
+    if path.is_dir():
+        return any((path / name).is_file() and is_schedule(path / name) for name in (_RECOMMENDED, _ALONE))
     try:
-        with open(_within(path), "rb") as stream:
+        with open(path, "rb") as stream:
             head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     except (OSError, ValueError):
         return False
     return head.startswith((b"step,multiplier\n", b"step,multiplier\r\n")) or (
         head.startswith(b"{") and re.search(rb'"format"\s*:\s*"refine-schedule"', head) is not None
     )
-
-
-def _within(path: str | os.PathLike[str]) -> Path:
-    """The schedule of a result's folder, which stands for it."""
-    path = Path(path)
-    return path / "schedule.json" if path.is_dir() else path
 
 
 def metadata_path(path: Path) -> Path:

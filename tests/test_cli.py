@@ -156,7 +156,7 @@ def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, 
         (("fit", falling_log, "--prior-schedule", "best"), "families: constant, cosine, linear"),
         (("plot", "linear"), "linear has no length of its own"),
         (("plot", "none.csv"), "cannot read none.csv"),
-        (("plot", "refined/refined_schedule.py"), "is code; name the schedule.csv or schedule.json beside it"),
+        (("plot", "refined/refined_schedule.py"), "is code; name its folder, or a .csv or .json file beside it"),
         (("plot", "linear", "--total-steps", "9", "-o", "x.gif"), "must end in one of .png, .pdf, .svg"),
     ):
         done = run(*arguments)

@@ -33,7 +33,7 @@ def test_it_records_refines_and_trains_again(root, tmp_path, name):
     for norms in (first, second):
         assert (norms.steps.size, norms.total_steps, norms.loss.size) == (updates, updates, updates)
         assert norms.source.optimizer == ("sgd" if name == "plain_loop" else "adam")
-    schedule = Schedule.load(out / "refined" / "schedule.csv")
+    schedule = Schedule.load(out / "refined")
     peak = float(done.stdout.splitlines()[-1].partition("refined from ")[2].split()[0])
     assert second.learning_rate == pytest.approx(peak * schedule.multiplier, rel=1e-2)
     assert done.stdout.count("held-out loss ") == 2

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refine import GradientNorms, RefineError
+from refine import GradientNorms, RefineError, linear
 from refine.hygiene import clean, clipping_plateau, match, overflow_marks
 
 nan, inf = float("nan"), float("inf")
@@ -228,6 +228,7 @@ def test_arrays_are_copied_and_read_only():
         ([1.0, 1.0], None, {"every": 0}, "every is 0; it must be an integer >= 1"),
         ([1.0, 1.0], None, {"logged_steps": "9"}, "logged_steps is '9'; it must be an integer >= 1"),
         ("norms", None, {}, "norms and steps must be arrays of numbers"),
+        (linear(9), None, {}, "norms is a Schedule; it must be the gradient norms of a run: read_norms reads a log"),
         ([1.0] * 5, [1, 2, 1, 2, 1], {}, "3 of 5 rows repeat a step of another row; a step column that starts anew"),
     ],
 )

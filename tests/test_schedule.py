@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 from refine import RefineError, Schedule, constant, cosine, linear
 from refine.digits import csv_rows, json_rows, on_grid
+from refine.prior import is_file, named_schedule
 from refine.schedule import is_schedule
 
 rates = st.lists(st.floats(0.0, 1e6), min_size=1, max_size=50).filter(lambda r: max(r) > 0)
@@ -245,3 +246,66 @@ def test_what_looks_like_a_schedule(tmp_path):
         assert Schedule.load(tmp_path / name) == schedule
     for name in ("log.json", "log.csv", "none.json", "."):
         assert not is_schedule(tmp_path / name)
+
+
+@pytest.mark.parametrize("default", ["refined", "recommended", None, "Refined", ["refined"]])
+def test_a_folder_of_a_fit_stands_for_its_default(tmp_path, default):
+    assert not is_schedule(tmp_path)
+    with pytest.raises(RefineError, match="holds no result of refine; name the .json or .csv file of a schedule"):
+        Schedule.load(tmp_path)
+    for name, schedule in (("refined", cosine(5)), ("recommended", linear(5))):
+        Schedule(schedule.multiplier, {"default": default}).save(tmp_path / f"{name}.json")
+    assert is_schedule(tmp_path)
+    assert is_file(str(tmp_path))
+    expected = cosine(5) if default == "refined" else linear(5)
+    assert Schedule.load(tmp_path) == named_schedule(str(tmp_path), None) == expected
+    assert Schedule.load(tmp_path / "recommended.json") == linear(5)
+
+
+def test_a_folder_of_two_results_is_refused(tmp_path):
+    for name in ("recommended", "schedule"):
+        linear(5).save(tmp_path / f"{name}.json")
+    assert is_schedule(tmp_path)
+    with pytest.raises(RefineError, match="holds two results, recommended.json and schedule.json; name the .json or"):
+        Schedule.load(tmp_path)
+
+
+def test_a_folder_that_lost_its_default_is_refused(tmp_path):
+    Schedule(linear(5).multiplier, {"default": "refined"}).save(tmp_path / "recommended.json")
+    with pytest.raises(RefineError, match=r"cannot read .*refined.json: No such file or directory; check the path"):
+        Schedule.load(tmp_path)
+
+
+def test_an_array_of_it_is_its_multipliers():
+    schedule = linear(4)
+    seen = np.asarray(schedule)
+    assert (seen.dtype, seen.tolist()) == (np.float64, [1.0, 0.75, 0.5, 0.25])
+    assert np.shares_memory(seen, schedule.multiplier)
+    with pytest.raises(ValueError, match="read-only"):
+        seen[0] = 2.0
+    copied = np.array(schedule)
+    copied[0] = 2.0
+    assert schedule.at(0) == 1.0
+    narrow = np.asarray(schedule, dtype=np.float32)
+    assert (narrow.dtype, narrow.tolist()) == (np.float32, [1.0, 0.75, 0.5, 0.25])
+    assert np.sum(schedule) == 2.5
+    assert Schedule(schedule) == schedule
+
+
+def test_an_array_of_it_is_copied_as_asked():
+    schedule = linear(4)
+    assert np.shares_memory(schedule.__array__(), schedule.multiplier)
+    assert np.shares_memory(schedule.__array__(np.float64, copy=False), schedule.multiplier)
+    assert not np.shares_memory(schedule.__array__(copy=True), schedule.multiplier)
+    assert schedule.__array__(copy=True).flags.writeable
+    assert schedule.__array__("float32").dtype == np.float32
+    with pytest.raises(ValueError, match="dtype is float32 and multipliers are float64; that needs a copy"):
+        schedule.__array__(np.float32, copy=False)
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="numpy 1 takes copy=False as: if needed")
+def test_numpy_2_passes_copy_on():
+    schedule = linear(4)
+    assert np.shares_memory(np.array(schedule, copy=False), schedule.multiplier)
+    with pytest.raises(ValueError, match="that needs a copy"):
+        np.asarray(linear(4), dtype=np.float32, copy=False)

@@ -29,7 +29,7 @@ def load(path, name="refined_schedule_with_decay"):
 @pytest.fixture
 def module(tmp_path):
     path = tmp_path / "refined_schedule.py"
-    path.write_text(module_text(linear(T, warmup_steps=4)))
+    path.write_text(module_text({"schedule": linear(T, warmup_steps=4)}, "schedule"))
     return load(path)
 
 
@@ -345,7 +345,7 @@ def test_the_artefact_and_its_correction(tmp_path):
     """
     steps, size = 2000, 64
     path = tmp_path / "cosine.py"
-    path.write_text(module_text(cosine(steps)))
+    path.write_text(module_text({"schedule": cosine(steps)}, "schedule"))
     raised = {}
     for scaled in (False, True):
         generator = torch.Generator().manual_seed(1)

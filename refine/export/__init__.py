@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..analysis import Refinement
 from ..errors import RefineError
 from ..files import Content, printable, write_files
+from ..result import Refinement
 from ..schedule import Schedule, metadata_path
 from .module import module_text
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILES",
+    "RESULT_FILES",
     "TARGETS",
     "Rendering",
     "Target",
@@ -35,6 +36,17 @@ FILES = {
     "module": "refined_schedule.py",
     "figure": "schedule.png",
 }
+"""Of a schedule."""
+
+RESULT_FILES = {
+    "refined.csv": "refined.csv",
+    "refined.json": "refined.json",
+    "recommended.csv": "recommended.csv",
+    "recommended.json": "recommended.json",
+    "module": "refined_schedule.py",
+    "figure": "schedule.png",
+}
+"""Of a result."""
 
 
 def emit(
@@ -42,46 +54,56 @@ def emit(
 ) -> dict[str, Path]:
     """Write the schedule files into a folder: all of them or none, each with its provenance.
 
-    That of ``schedule.csv`` is in ``schedule.csv-metadata.json`` (`refine.Schedule.save`).
+    That of a CSV is beside it in ``<name>.csv-metadata.json`` (`refine.Schedule.save`).
 
     Parameters
     ----------
     result : Refinement or Schedule
         From `refine.refined_schedule`, or any schedule.
     out : path-like
-        Folder, made if it does not exist.
+        Folder, made if it does not exist. Of a result it stands for its default schedule (`refine.Schedule.load`).
     force : bool
-        Replace an earlier result; its figure is removed where ``plot`` is off.
+        Replace an earlier result: what it has and this one has not is removed, so that no folder holds two.
     plot : bool
         Whether to draw ``schedule.png``.
 
     Returns
     -------
     dict
-        ``csv``, ``json``, ``module`` and, with ``plot``, ``figure`` to the path written.
+        Role to the path written. Of a result ``refined.csv``, ``refined.json``, ``recommended.csv``,
+        ``recommended.json``, ``module`` (with the baselines too) and, with ``plot``, ``figure``; of a schedule
+        ``csv``, ``json``, ``module`` and ``figure``.
     """
     folder = Path(out)
     if not force:
         refuse_existing(folder)
-    schedule = result if isinstance(result, Schedule) else result.schedule
-    contents: dict[Path, Content] = {
-        **schedule.contents(folder / FILES["csv"]),
-        **schedule.contents(folder / FILES["json"]),
-        folder / FILES["module"]: [module_text(schedule)],
-    }
+    if isinstance(result, Schedule):
+        roles, schedules, default = FILES, {"schedule": result}, "schedule"
+    else:
+        roles, schedules, default = RESULT_FILES, result.schedules, result.default
+    contents: dict[Path, Content] = {}
+    for name in roles.values():
+        path = folder / name
+        if path.suffix in (".csv", ".json"):
+            contents |= schedules[path.stem].contents(path)
+    contents[folder / roles["module"]] = [module_text(schedules, default)]
     if plot:
         from ..figures import save_figure
 
-        contents[folder / FILES["figure"]] = lambda path: save_figure(result, path)
-    write_files(contents, force=force)
-    stale = folder / FILES["figure"]
-    if not plot and stale.is_file():
-        stale.unlink()
-    return {role: folder / name for role, name in FILES.items() if folder / name in contents}
+        contents[folder / roles["figure"]] = lambda path: save_figure(result, path)
+    write_files(contents, force=force, remove=_places(folder))
+    return {role: folder / name for role, name in roles.items() if folder / name in contents}
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where the files of either kind are, the multipliers first."""
+    names = {*FILES.values(), *RESULT_FILES.values()}
+    places = sorted((folder / name for name in names), key=lambda path: (path.suffix not in (".csv", ".json"), path))
+    return places + [metadata_path(path) for path in places if path.suffix == ".csv"]
 
 
 def refuse_existing(out: str | os.PathLike[str]) -> None:
-    """Raise if the folder holds a result already, or is a file."""
+    """Raise if the folder holds a result or a schedule already, or is a file."""
     folder = Path(out)
     try:
         is_file = folder.exists() and not folder.is_dir()
@@ -89,11 +111,9 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
         raise RefineError(f"cannot write {printable(folder)}: {error.strerror}; choose another --out") from None
     if is_file:
         raise RefineError(f"{printable(folder)} is not a folder; choose another one with --out")
-    for name in (*FILES.values(), metadata_path(Path(FILES["csv"])).name):
-        if os.path.lexists(folder / name):
-            raise RefineError(
-                f"{printable(folder / name)} exists; choose another folder with --out, or replace it with --force"
-            )
+    for path in _places(folder):
+        if os.path.lexists(path):
+            raise RefineError(f"{printable(path)} exists; choose another folder with --out, or replace it with --force")
 
 
 def __getattr__(name: str) -> object:

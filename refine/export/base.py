@@ -8,7 +8,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from ..describe import updates_done
 from ..errors import RefineError, RefineWarning
 from ..files import Content, printable
 from ..schedule import Schedule
-from .module import generated, knots, plain, template
+from .module import Table, knots, literal, named_tables, table, template
 
 __all__ = ["Rendering", "Target", "code_target", "no_module", "peak_of", "python_file"]
 
@@ -147,7 +146,13 @@ def python_file(
     tolerance, rest = TOLERANCES[0], list(TOLERANCES[1:])
     while tolerance < 1.0:
         if points := knots(schedule, tolerance):
-            block, error = generated(schedule, points, partial(plain, digits=_DIGITS))
+            found = table(schedule, points, _DIGITS)
+            error = found.error
+            block = (
+                _block(found, schedule)
+                if imports is not None
+                else named_tables({"schedule": found}, "schedule", schedule)
+            )
             text = _docstring(schedule.total_steps, len(points), error, framework, use, note) + above + block + below
             if len(text) <= MOST_BYTES:
                 if tolerance > TOLERANCES[-1]:
@@ -196,6 +201,17 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text
+
+
+def _block(found: Table, schedule: Schedule) -> str:
+    """Source of the one table that `_MULTIPLIER` reads, and of the provenance."""
+    return (
+        f"TOTAL_STEPS = {schedule.total_steps}\n"
+        f"# {found.count} knots: updates since the last one, and multipliers, linear in between.\n"
+        f'GAPS = [int(n) for n in """\n{found.gaps}\n""".split()]\n'
+        f'FACTORS = [float(y) for y in """\n{found.factors}\n""".split()]\n'
+        f"PROVENANCE = {literal(schedule.provenance)}\n"
+    )
 
 
 def _docstring(total_steps: int, count: int, error: float, framework: str, use: tuple[str, ...], note: str) -> str:

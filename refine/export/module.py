@@ -1,13 +1,12 @@
-"""The importable module: `module_template` with a schedule's knots filled in."""
+"""The importable module: `module_template` with the knots of some schedules filled in."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import textwrap
 import warnings
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -19,43 +18,117 @@ from ..errors import RefineError, RefineWarning
 from ..files import printable
 from ..schedule import Schedule
 
-__all__ = ["TOLERANCE", "generated", "knots", "literal", "module_text", "plain", "template"]
+__all__ = ["TOLERANCE", "Table", "knots", "literal", "module_text", "named_tables", "table", "template"]
 
 TOLERANCE = 1e-3
-"""Largest error of the knots against the full array, as a fraction of the peak."""
-
-Table = Callable[[NDArray[np.int64], NDArray[np.float64]], tuple[str, NDArray[np.float64]]]
+"""Largest error of the knots against the full array, as a fraction of the peak; 20 times that of the rate itself."""
 
 _MOST_BYTES = 16_384
 _MOST_KNOTS = 6_000
 _DEEPEST = 20
 
 
-def module_text(schedule: Schedule) -> str:
-    """Python source that holds a schedule as piecewise-linear knots, within `TOLERANCE` and 16 KB.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Knots as text, and how far these are from the full array.
 
-    Whatever the schedule's provenance contains ends up as ASCII string literals and nothing else. A
-    schedule too rough for both limits keeps the second, with a `RefineWarning`.
+    Attributes
+    ----------
+    gaps, factors : str
+        Updates from knot to knot, and the multipliers there.
+    count : int
+        Number of knots.
+    error : float
+        Largest error at an update, as a fraction of the peak.
+    relative_error : float
+        The same as a fraction of the multiplier itself, where it is not 0.
     """
-    docstring, imports, after = template()
-    before = docstring.replace("@VERSION@", f"refine {__version__}") + imports
+
+    gaps: str
+    factors: str
+    count: int
+    error: float
+    relative_error: float
+
+    @property
+    def digest(self) -> str:
+        """Identity of the shape: the same knots have the same."""
+        return hashlib.sha256(f"{self.gaps}:{self.factors}".encode()).hexdigest()[:12]
+
+
+def module_text(schedules: Mapping[str, Schedule], default: str) -> str:
+    """Python source that holds schedules as piecewise-linear knots, within `TOLERANCE` and 16 KB in all.
+
+    Whatever the provenance contains ends up as ASCII string literals and nothing else. A schedule too rough
+    for both limits gets coarser knots, with a `RefineWarning`.
+
+    Parameters
+    ----------
+    schedules : mapping of name to Schedule
+        All of the same length. Equal ones are stored once.
+    default : str
+        Name of the one that the module takes where none is named; its provenance is kept.
+    """
+    _check_names(schedules, default)
     # Rounding the heights takes up to 0.06 of the tolerance.
-    tolerance = 0.93 * TOLERANCE
-    while tolerance < 1.0:
-        points = knots(schedule, tolerance)
-        for table in (plain, _packed) if points else ():
-            text = before + generated(schedule, points, table, ", which is in schedule.csv")[0] + after
+    tolerances = dict.fromkeys(_firsts(schedules).values(), 0.93 * TOLERANCE)
+    points = {name: knots(schedules[name], tolerance) for name, tolerance in tolerances.items()}
+    while max(tolerances.values()) < 1.0:
+        if all(points.values()):
+            tables = {name: table(schedules[name], points[name]) for name in points}
+            named = {name: tables[first] for name, first in _firsts(schedules).items()}
+            docstring, imports, after = template()
+            block = named_tables(named, default, schedules[default])
+            text = docstring.replace("@HEAD@.", _head(named, default)) + imports + block + after
             if len(text.encode()) <= _MOST_BYTES:
-                if tolerance > TOLERANCE:
-                    warnings.warn(
-                        f"the schedule is too rough for the module: its knots are within {tolerance:.1e} of the peak; "
-                        "schedule.csv is exact, a larger smoothing fraction helps",
-                        RefineWarning,
-                        stacklevel=2,
-                    )
+                for name, found in tables.items():
+                    if tolerances[name] > TOLERANCE:
+                        warnings.warn(
+                            f"{name} is too rough for the module: its knots are within {found.error:.1e} of the peak; "
+                            "the CSV file is exact, a larger smoothing fraction helps",
+                            RefineWarning,
+                            stacklevel=2,
+                        )
                 return text
-        tolerance *= 1.1 if points else 2.0
+        worst = max(points, key=lambda name: len(points[name]) or np.inf)
+        tolerances[worst] *= 1.1 if points[worst] else 2.0
+        points[worst] = knots(schedules[worst], tolerances[worst])
     raise RefineError("the provenance of the schedule is too long for the module; shorten it")
+
+
+def _check_names(schedules: Mapping[str, Schedule], default: str) -> None:
+    for name in schedules:
+        if not (name.isascii() and name.isidentifier()):
+            raise RefineError(f"a schedule is called {printable(name)!r}; in a module it must have a Python name")
+    if default not in schedules:
+        raise RefineError(f"default is {printable(default)!r}; it must be one of {', '.join(schedules)}")
+    lengths = {name: schedule.total_steps for name, schedule in schedules.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name}: {steps:,}" for name, steps in lengths.items())
+        raise RefineError(f"the schedules of a module differ in total_steps ({shown}); resample them")
+
+
+def _firsts(schedules: Mapping[str, Schedule]) -> dict[str, str]:
+    """By name: the first name of the same schedule."""
+    first: dict[Schedule, str] = {}
+    return {name: first.setdefault(schedule, name) for name, schedule in schedules.items()}
+
+
+def _head(tables: Mapping[str, Table], default: str) -> str:
+    """First lines of the docstring: what schedule=None is, and what else there is."""
+    if len(tables) == 1:
+        return (
+            f'Learning-rate schedule of refine {__version__} for PyTorch; schedule=None is "{default}", the only one.'
+        )
+    names: dict[str, list[str]] = {}
+    for name, found in tables.items():
+        names.setdefault(found.digest, []).append(f'"{name}"')
+    head = [f'Learning-rate schedules of refine {__version__} for PyTorch; schedule=None is "{default}".', ""]
+    if "refined" in tables and tables["refined"].digest != tables[default].digest:
+        head.append(
+            '"refined" is not recommended on this log; make_scheduler(optimizer, schedule="refined") takes it anyway.'
+        )
+    return "\n".join([*head, f"Names for schedule=: {', '.join(' = '.join(same) for same in names.values())}."])
 
 
 def template() -> tuple[str, str, str]:
@@ -69,7 +142,7 @@ def template() -> tuple[str, str, str]:
 def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     """Few points (t, y) between which linear interpolation stays within a tolerance of every h_t.
 
-    Greedy: from the first update on, the line that stays longest within the tolerance, or within 100 times
+    Greedy: from the first update on, the line that stays longest within the tolerance, or within 20 times
     the tolerance relative to h_t where that is less (so that a small rate stays positive and, up to
     `TOLERANCE`, small), and never above the peak; then the next line from the next update on. First, peak
     and last update are exact, and so are straight schedules. A last knot at T carries `Schedule.end`, the
@@ -93,7 +166,7 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     [(0, 0.5), (1, 1.0), (4, 0.25), (5, 0.0)]
     """
     h = schedule.multiplier
-    half = np.minimum(tolerance, min(100.0 * tolerance, 0.9) * h)
+    half = np.minimum(tolerance, min(20.0 * tolerance, 0.9) * h)
     low, high = h - half, np.minimum(h + (half if tolerance <= TOLERANCE else tolerance), 1.0)
     points = [(0, float(h[0]))]
     peak, last = int(np.argmax(h)), h.size - 1
@@ -117,7 +190,8 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
             if len(points) > _MOST_KNOTS:
                 return []
         points.append((stop, float(h[stop])))
-    return [*dict(points).items(), (h.size, schedule.end)]
+    # Without what rounding leaves there: equal shapes have equal knots.
+    return [*dict(points).items(), (h.size, schedule.end if schedule.end > 1e-9 * h[-1] else 0.0)]
 
 
 def _reach(
@@ -145,57 +219,40 @@ def _reach(
     return ends, least, most
 
 
-def generated(schedule: Schedule, points: list[tuple[int, float]], table: Table, full: str = "") -> tuple[str, float]:
-    """Source of the knots and the provenance; the largest error of its numbers against the full array.
+def table(schedule: Schedule, points: list[tuple[int, float]], digits: int = 4) -> Table:
+    """Knots as text, the heights with so many digits, measured against the schedule.
 
-    The comment that states the error goes on with ``full``, where to find the array.
+    Examples
+    --------
+    >>> found = table(Schedule([0.5, 1.0, 0.5]), [(0, 0.5), (1, 1.0), (3, 0.0)])
+    >>> found.gaps, found.factors, found.count, found.error
+    ('0 1 2', '0.5 1 0', 3, 0.0)
     """
     steps = np.array([t for t, _ in points])
-    text, factors = table(np.diff(steps, prepend=0), np.array([y for _, y in points]))
+    texts = [f"{y:.{digits}g}" for _, y in points]
+    gaps, factors = (textwrap.fill(" ".join(column), 108) for column in (map(str, np.diff(steps, prepend=0)), texts))
     h = schedule.multiplier
-    error = float(np.max(np.abs(np.interp(np.arange(h.size), steps, factors) - h)))
-    source = (
-        f"TOTAL_STEPS = {h.size}\n"
-        f"# {len(points)} knots: updates since the last one, and multipliers, linear in between; everywhere\n"
-        f"# within {error:.1e} of the peak of the full array{full}.\n"
-        f"{text}"
-        f'SCHEDULE_ID = "{hashlib.sha256(text.encode()).hexdigest()[:12]}"\n'
-        f"PROVENANCE = {literal(schedule.provenance)}\n"
+    error = np.abs(np.interp(np.arange(h.size), steps, np.array(texts, dtype=np.float64)) - h)
+    return Table(gaps, factors, steps.size, float(error.max()), float(np.max(error[h > 0.0] / h[h > 0.0])))
+
+
+def named_tables(tables: Mapping[str, Table], default: str, schedule: Schedule) -> str:
+    """Source of what `module_template` has between its marks; the length and the provenance are the schedule's."""
+    lines, first = [], dict[str, str]()
+    for name, found in tables.items():
+        if (known := first.setdefault(found.digest, name)) != name:
+            lines.append(f'    "{name}": "{known}",  # the same\n')
+            continue
+        lines.append(
+            f'    "{name}": (  # {found.count} knots, within {found.error:.1e} of the peak and '
+            f"{100.0 * found.relative_error:.2g} % of the rate at every update\n"
+            f'        "{found.digest}",\n        """\n{found.gaps}\n""",\n        """\n{found.factors}\n""",\n    ),\n'
+        )
+    return (
+        f'TOTAL_STEPS = {schedule.total_steps}\nDEFAULT = "{default}"\n'
+        "# By name: a digest of the knots; updates from knot to knot; multipliers at the knots, linear in between.\n"
+        f"SCHEDULES = {{\n{''.join(lines)}}}\nPROVENANCE = {literal(schedule.provenance)}\n"
     )
-    return source, error
-
-
-def plain(gaps: NDArray[np.int64], heights: NDArray[np.float64], digits: int = 4) -> tuple[str, NDArray[np.float64]]:
-    """Both columns as numbers, the heights with so many digits; the source, and the heights that it means."""
-    texts = [f"{y:.{digits}g}" for y in heights]
-    lines = [textwrap.fill(" ".join(column), 108) for column in (map(str, gaps), texts)]
-    source = 'GAPS = [int(n) for n in """\n{}\n""".split()]\nFACTORS = [float(y) for y in """\n{}\n""".split()]\n'
-    return source.format(*lines), np.array(texts, dtype=np.float64)
-
-
-def _packed(gaps: NDArray[np.int64], heights: NDArray[np.float64]) -> tuple[str, NDArray[np.float64]]:
-    """Both columns compressed, for schedules too rough for plain ones.
-
-    A height is (k / 16383)^2 for an integer k: within 6e-5 of the peak at the peak, finer below. The
-    differences of the k, signs folded in (0, -1, 1, -2 ... become 0, 1, 2, 3 ...), follow the gaps, of which every
-    other one is 1 as a rule: these stand together. zlib gets the low bytes of all numbers first, then the next ones.
-    """
-    roots = np.maximum(np.rint(16383 * np.sqrt(heights)), heights > 0.0).astype(np.int64)
-    change, half = np.diff(roots, prepend=0), (gaps.size + 1) // 2
-    numbers = np.concatenate([gaps[::2], gaps[1::2], np.where(change < 0, -2 * change - 1, 2 * change)])
-    data = np.ascontiguousarray(numbers, dtype="<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
-    packed = base64.b85encode(zlib.compress(data, 9)).decode()
-    lines = "\n".join(packed[i : i + 120] for i in range(0, len(packed), 120))
-    source = (
-        "import base64, zlib  # compressed numbers: print GAPS and FACTORS to read them\n"
-        f'_DATA = zlib.decompress(base64.b85decode("".join("""\n{lines}\n""".split())))\n'
-        f"_PLANES = [_DATA[i * {numbers.size} : (i + 1) * {numbers.size}] for i in range(4)]\n"
-        "_NUMBERS = [a + (b << 8) + (c << 16) + (d << 24) for a, b, c, d in zip(*_PLANES)]\n"
-        f"GAPS, _ROOTS = [0] * {gaps.size}, accumulate((n >> 1) ^ -(n & 1) for n in _NUMBERS[{gaps.size}:])\n"
-        f"GAPS[::2], GAPS[1::2] = _NUMBERS[:{half}], _NUMBERS[{half}:{gaps.size}]\n"
-        "FACTORS = [(root / 16383) ** 2 for root in _ROOTS]\n"
-    )
-    return source, (roots / 16383) ** 2
 
 
 def literal(provenance: Mapping[str, Any]) -> str:

@@ -1,15 +1,16 @@
-"""Learning-rate schedule of @VERSION@ for PyTorch; needs torch alone, and nothing to preview it.
+"""@HEAD@.
 
     from refined.refined_schedule import make_scheduler      # or copy this file next to your script
     scheduler = make_scheduler(optimizer)                    # then, after every optimizer.step():
     scheduler.step()
 
-Build the optimizer with the peak learning rate. Updates are optimizer steps, counted from 0: the first
-runs at multiplier(0), the last of T at multiplier(T - 1), which is above 0. Another total_steps stretches
-the schedule, its warmup too: for a run of another length, better run refine fit --total-steps again.
+It needs torch alone, and multiplier() nothing. Build the optimizer with the peak learning rate. Updates are
+optimizer steps, counted from 0: the first runs at multiplier(0), the last of T at multiplier(T - 1), which is
+above 0. Another total_steps stretches the schedule, its warmup too: for a run of another length, better run
+refine fit --total-steps again.
 make_scheduler(optimizer, scale_weight_decay=True) is AdamC (arXiv:2506.02285): AdamW's decay follows it too,
 in param groups with normalized=True: layers that a normalisation follows, or all linear ones but the last.
-PROVENANCE says where the schedule comes from and what was assumed.
+PROVENANCE says where that of schedule=None comes from and what was assumed.
 refine.torch.ScheduleLR does what this LambdaLR cannot: it leaves optimizer.step unwrapped and is silent where a
 GradScaler skips the first update, late groups join before their first update, groups have their own schedules,
 and steps are checked against the updates made.
@@ -30,31 +31,43 @@ except ImportError:  # multiplier() works without torch
 
 # BEGIN GENERATED
 TOTAL_STEPS = 4
-GAPS = [0, 4]
-FACTORS = [1.0, 0.0]
-SCHEDULE_ID = "template"
+DEFAULT = "schedule"
+SCHEDULES = {"schedule": ("a digest", "0 4", "1 0")}
 PROVENANCE = {}
 # END GENERATED
 
-_STEPS = list(accumulate(GAPS))
-_POINTS = list(zip(_STEPS, FACTORS))
+_TABLES = {name: SCHEDULES[known] if isinstance(known, str) else known for name, known in SCHEDULES.items()}
+_KNOTS = {
+    name: (list(accumulate(map(int, gaps.split()))), list(map(float, factors.split())))
+    for name, (_, gaps, factors) in _TABLES.items()
+}
 _AFRESH = (
     "load the optimizer only, set its initial_lr (initial_weight_decay) in each group and build the scheduler after "
     "that, with last_epoch={}"
 )
 
 
-def multiplier(step, total_steps=TOTAL_STEPS):
+def _known(schedule):
+    if schedule is None:
+        return DEFAULT
+    if schedule not in list(SCHEDULES):
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}, or None for {DEFAULT}")
+    return schedule
+
+
+def multiplier(step, total_steps=None, schedule=None):
     """Factor of the base learning rate at update ``step`` of ``total_steps``; needs no torch.
 
     Linear between the knots, which stand at fractions of training; past the end the last factor holds.
     """
     if step < 0:
         raise ValueError(f"step is {step}; updates are counted from 0")
-    position = min(step, total_steps - 1) * TOTAL_STEPS / total_steps
-    right = min(bisect_right(_STEPS, position), len(_POINTS) - 1)
-    (x0, y0), (x1, y1) = _POINTS[right - 1], _POINTS[right]
-    return y0 + (y1 - y0) * ((position - x0) / (x1 - x0))
+    total = TOTAL_STEPS if total_steps is None else total_steps
+    position = min(step, total - 1) * TOTAL_STEPS / total
+    x, y = _KNOTS[_known(schedule)]
+    right = min(bisect_right(x, position), len(x) - 1)
+    left = right - 1
+    return y[left] + (y[right] - y[left]) * ((position - x[left]) / (x[right] - x[left]))
 
 
 def _base_decay(optimizer, group):
@@ -84,8 +97,9 @@ class RefinedLR(LambdaLR):
     loaded in any order. Loading the state of another horizon, schedule or base rate raises.
     """
 
-    def __init__(self, optimizer, total_steps, last_epoch=-1, scale_weight_decay=False):
+    def __init__(self, optimizer, total_steps, schedule, last_epoch=-1, scale_weight_decay=False):
         self.total_steps = total_steps
+        self.schedule = schedule
         self._reported = False
         self._decays = [_base_decay(optimizer, group) for group in optimizer.param_groups if scale_weight_decay]
         if scale_weight_decay and not any(self._decays):
@@ -94,7 +108,7 @@ class RefinedLR(LambdaLR):
             group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
             if "initial_weight_decay" in group and not scale_weight_decay:  # it was scaled before
                 _write(group, "weight_decay", group.pop("initial_weight_decay"))
-        super().__init__(optimizer, partial(multiplier, total_steps=total_steps), last_epoch)
+        super().__init__(optimizer, partial(multiplier, total_steps=total_steps, schedule=schedule), last_epoch)
 
     def _join_groups(self):
         groups = self.optimizer.param_groups
@@ -105,7 +119,7 @@ class RefinedLR(LambdaLR):
             self._decays += [_base_decay(self.optimizer, group) for group in groups[len(self._decays) :]]
 
     def _scale_decays(self):
-        factor = multiplier(max(self.last_epoch, 0), self.total_steps)
+        factor = multiplier(max(self.last_epoch, 0), self.total_steps, self.schedule)
         for group, base in zip(self.optimizer.param_groups, self._decays):
             if base:
                 group["initial_weight_decay"] = base
@@ -127,7 +141,7 @@ class RefinedLR(LambdaLR):
     def state_dict(self):
         self._join_groups()
         return {
-            "schedule": SCHEDULE_ID,
+            "schedule": f"{self.schedule} {_TABLES[self.schedule][0]}",
             "total_steps": self.total_steps,
             "base_lrs": list(self.base_lrs),
             "last_epoch": self.last_epoch,
@@ -146,6 +160,8 @@ class RefinedLR(LambdaLR):
         for key in ("schedule", "total_steps", "base_lrs", "scale_weight_decay"):
             old, new = state_dict.get(key, []), mine.get(key, [])
             near = partial(isclose, rel_tol=1e-6)
+            if key == "schedule" and str(old).split()[-1:] == new.split()[-1:]:  # the same knots by another name
+                continue
             if old != new and not (isinstance(old, list) and len(old) == len(new) and all(map(near, old, new))):
                 raise ValueError(
                     f"the checkpoint has {key}={old!r} and this run {new!r}; resume with the same, or, to change it, "
@@ -159,18 +175,19 @@ class RefinedLR(LambdaLR):
         self._scale_decays()
 
 
-def make_scheduler(optimizer, total_steps=None, last_epoch=-1, scale_weight_decay=False):
+def make_scheduler(optimizer, total_steps=None, schedule=None, last_epoch=-1, scale_weight_decay=False):
     """Return the scheduler (a LambdaLR) for an optimizer that was built with the peak learning rate.
 
     total_steps: updates of this run, by default TOTAL_STEPS; another number stretches the schedule.
+    schedule: its name, one of those above; another is not resumed from unless its knots are the same.
     last_epoch: last update already done, counted from 0, where there is no state to load; -1 to start.
     scale_weight_decay: AdamC, as above; in a SequentialLR with the decay of update 0 until its turn.
     """
     if LambdaLR is object:
-        raise ImportError("make_scheduler needs torch; multiplier(step, total_steps) does not")
+        raise ImportError("make_scheduler needs torch; multiplier() does not")
     steps = TOTAL_STEPS if total_steps is None else total_steps
     if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
         raise ValueError(f"total_steps is {total_steps!r}; it must be a positive integer, the number of updates")
     if last_epoch < -1:
         raise ValueError(f"last_epoch is {last_epoch!r}; it must be the last update done, or -1 to start")
-    return RefinedLR(optimizer, index(steps), last_epoch, scale_weight_decay)
+    return RefinedLR(optimizer, index(steps), _known(schedule), last_epoch, scale_weight_decay)

@@ -789,6 +789,15 @@ class TestHooks:
         with pytest.raises(RefineError, match="cannot read"):
             ScheduleLR(make_optimizer(), tmp_path / "none.json")
 
+    @pytest.mark.parametrize("default", ["refined", "recommended"])
+    def test_the_folder_of_a_fit_is_its_default(self, tmp_path, default):
+        both = {"refined": cosine(20), "recommended": SCHEDULE}
+        for name, schedule in both.items():
+            Schedule(schedule.multiplier, {"default": default}).save(tmp_path / f"{name}.json")
+        expected = ScheduleLR(make_optimizer(), both[default], step=7).get_lr()
+        for path in (tmp_path, tmp_path / f"{default}.json"):
+            assert ScheduleLR(make_optimizer(), path, step=7).get_lr() == expected
+
     def test_an_update_of_rate_zero_is_possible(self):
         optimizer = make_optimizer(torch.tensor(1.0), foreach=False)
         scheduler = ScheduleLR(optimizer, Schedule([0.0, 1.0, 1e-300]))
