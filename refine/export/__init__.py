@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,8 @@ def emit(
     if not force:
         refuse_existing(folder)
     if isinstance(result, Schedule):
-        roles, schedules, default = FILES, {"schedule": result}, "schedule"
+        roles, default = FILES, "schedule"
+        schedules: Mapping[str, Schedule] = {"schedule": result}
     else:
         roles, schedules, default = RESULT_FILES, result.schedules, result.default
     contents: dict[Path, Content] = {}

@@ -145,7 +145,8 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     Greedy: from the first update on, the line that stays longest within the tolerance, or within 20 times
     the tolerance relative to h_t where that is less (so that a small rate stays positive and, up to
     `TOLERANCE`, small), and never above the peak; then the next line from the next update on. First, peak
-    and last update are exact, and so are straight schedules. A last knot at T carries `Schedule.end`, the
+    and last update are exact, and so are straight schedules. What only rises, or only
+    falls, does so between the knots too. A last knot at T carries `Schedule.end`, the
     end of the fraction axis. Empty where more knots are needed than could ever fit.
 
     Parameters
@@ -172,8 +173,13 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     peak, last = int(np.argmax(h)), h.size - 1
     for start, stop in ((0, peak), (peak, last)):
         t, starts = start, h[start : start + 1]
+        change = np.diff(h[start : stop + 1])
+        rises, falls = bool(np.all(change >= 0.0)), bool(np.all(change <= 0.0))
+        floor = np.maximum(low, h[stop]) if falls else low
         while t < stop:
-            ends, least, most = _reach(low, high, t, starts, stop)
+            ends, least, most = _reach(floor, high, t, starts, stop)
+            # Knots of one rise and one fall have no other: neither within a line, nor from one to the next.
+            least, most = np.maximum(least, 0.0 if rises else -np.inf), np.minimum(most, 0.0 if falls else np.inf)
             exact = (h[stop] - starts) / (stop - t)
             if np.any(arrives := (ends == stop) & (least <= exact) & (exact <= most)):
                 best = int(np.argmin(np.where(arrives, np.abs(starts - h[t]), np.inf)))
@@ -186,7 +192,8 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
             points += [(t, float(starts[best])), (end, height)]
             t = end + 1
             at = min(t, last)
-            starts = np.array([h[at], low[at], high[at]])
+            starts = np.array([h[at], floor[at], high[at]])
+            starts = np.maximum(starts, height) if rises else np.minimum(starts, height) if falls else starts
             if len(points) > _MOST_KNOTS:
                 return []
         points.append((stop, float(h[stop])))
