@@ -143,7 +143,7 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
     if mode == "default":
         return _fitted(result, "recommended", result.shape == "linear")
     if mode in ("paper", "unguarded"):
-        return _fitted(result, "refined", False)
+        return _fitted(result, "refined", not result.computed)
     if mode == "refined":
         guarded = near_separable(result.checks) or not result.computed
         return _fitted(result, "linear" if guarded else "refined", guarded)

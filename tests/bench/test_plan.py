@@ -179,7 +179,7 @@ def test_a_log_that_cannot_be_refined_leaves_its_methods_out() -> None:
 def test_adam_takes_its_l1_norm_and_sgd_l2() -> None:
     for optimizer, kind in ((SGD, "l2"), (ADAM, "l1")):
         cell, _ = finish(optimizer=optimizer)
-        found = cell.refinement("refined", cell.logs["linear"][100])
+        found = cell.fitted("refined", cell.logs["linear"][100]).result
         assert found.norms.kind == kind
         assert found.optimizer == optimizer.family
         assert found.prior.peak_lr == pytest.approx(cell.tuned["linear"].factor)
@@ -188,7 +188,7 @@ def test_adam_takes_its_l1_norm_and_sgd_l2() -> None:
 def test_a_fall_back_to_linear_decay_is_linear_decay_itself() -> None:
     """It is not trained again: rounding would make it another run."""
     cell, _ = finish(norms=np.exp(-np.arange(STEPS) / 20.0))
-    assert cell.refinement("refined", cell.logs["linear"][100]).fell_back
+    assert cell.fitted("refined", cell.logs["linear"][100]).is_linear
 
     def runs(method: str, kind: str = "swept") -> list[Run]:
         return [f.run for f in cell.finals if (f.method, f.rates) == (method, kind) and f.warmup != "fixed"]
@@ -200,13 +200,35 @@ def test_a_fall_back_to_linear_decay_is_linear_decay_itself() -> None:
 
 def test_the_modes_are_what_they_say(done) -> None:
     log = done.logs["linear"][100]
-    paper, refined, unguarded, progress = (
-        done.refinement(mode, log) for mode in ("paper", "refined", "unguarded", "progress")
+    default, paper, refined, unguarded, progress = (
+        done.fitted(mode, log) for mode in ("default", "paper", "refined", "unguarded", "progress")
     )
-    assert (paper.mode, refined.mode, unguarded.mode, progress.mode) == ("paper", "refined", "refined", "progress")
+    assert [found.result.published for found in (default, paper, refined, unguarded)] == [False, True, False, False]
+    assert default.schedule == default.result.recommended
+    assert paper.schedule == paper.result.refined
+    assert refined.schedule == unguarded.schedule == unguarded.result.refined
+    assert progress.schedule == done.fitted("progress 1/4", log).schedule
+    assert [found.is_linear for found in (default, paper, refined, unguarded, progress)] == [True, *[False] * 4]
+    assert len({found.schedule.multiplier.tobytes() for found in (default, paper, refined, progress)}) == 4
+
+
+def test_only_the_refined_arm_is_linear_decay_where_the_norms_fall_a_lot() -> None:
     falling, _ = finish(norms=np.exp(-np.arange(STEPS) / 20.0))
-    guarded, free = (falling.refinement(mode, falling.logs["linear"][100]) for mode in ("refined", "unguarded"))
-    assert (guarded.decision, free.decision) == ("linear", "refined")
+    guarded, free = (falling.fitted(mode, falling.logs["linear"][100]) for mode in ("refined", "unguarded"))
+    assert (guarded.is_linear, free.is_linear) == (True, False)
+    assert guarded.schedule == free.result.linear
+    assert free.schedule == free.result.refined
+    assert guarded.peak_lr_ratio == 1.0
+
+
+@pytest.mark.parametrize("mode", ["paper", "refined", "unguarded"])
+def test_norms_that_cannot_be_refined_give_linear_decay_itself(mode) -> None:
+    vanishing = np.append(1.0, np.full(STEPS - 1, 1e-9)) * np.linspace(2.0, 1.0, STEPS)
+    cell = finish_with("linear", f"{mode}(linear)", norms=np.where(np.arange(STEPS) < 40, 1.0, vanishing))
+    found = cell.fitted(mode, cell.logs["linear"][100])
+    assert not found.result.computed
+    assert found.is_linear
+    assert runs_of(cell, f"{mode}(linear)") == runs_of(cell, "linear")
 
 
 def finish_with(*names: str, **how: Any) -> Cell:
@@ -228,14 +250,14 @@ def test_a_suite_compares_the_methods_of_its_protocol_alone() -> None:
         if final.method == "(1-x)^0.75":
             bent = polynomial(STEPS, power=0.75).multiplier
             assert_allclose(cell.multiplier(final.run.schedule, final.run.log), with_warmup(bent, 40), rtol=1e-9)
-    assert cell.refinement("default", cell.logs["linear"][100]).decision == "earlier"
+    assert cell.fitted("default", cell.logs["linear"][100]).result.shape == "earlier"
     linear, *others = (runs_of(cell, name) for name in ("linear", "time 1", "default(linear)"))
     assert not any(linear & other for other in others)
 
 
 def test_where_the_default_is_linear_decay_it_is_not_trained_again() -> None:
     cell = finish_with("linear", "default(linear)", optimizer=SGD)
-    assert cell.refinement("default", cell.logs["linear"][100]).decision == "linear"
+    assert cell.fitted("default", cell.logs["linear"][100]).is_linear
     assert runs_of(cell, "linear") == runs_of(cell, "default(linear)")
 
 
@@ -259,7 +281,7 @@ def test_the_window_is_where_a_sweep_starts() -> None:
 
 
 def test_a_suggested_rate_comes_from_the_bound_where_no_area_tells(done) -> None:
-    found = done.refinement("paper", done.logs["constant"][100])
+    found = done.fitted("paper", done.logs["constant"][100])
     assert found.peak_lr_ratio is None
     run = next(f.run for f in done.finals if (f.method, f.rates) == ("paper(constant)", "rule"))
     assert run.rate == pytest.approx(done.tuned["constant"].factor * found.peak_lr_ratio_by_bound, rel=1e-5)
