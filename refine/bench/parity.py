@@ -135,7 +135,7 @@ def _readings(published: Published, norms: GradientNorms) -> Iterator[Reading]:
     window = min(0.1, _SCRIPT_WINDOW / norms.values.size)
     for mode, found in (
         ("published", fit(norms, optimizer=family, published=True)),
-        ("published, script's window", fit(norms, optimizer=family, published=True, smoothing=window)),
+        ("published script", fit(norms, optimizer=family, published=True, smoothing=window)),
         ("refined", fit(norms, optimizer=family)),
     ):
         h = found.refined.multiplier
@@ -197,7 +197,7 @@ def _report(rows: tuple[Row, ...]) -> list[doc.Heading | doc.Paragraph | doc.Ite
         ),
         doc.Items(tuple(f"{row.published.name}: {row.log}" for row in rows)),
         doc.Paragraph(
-            "Published smooths over a tenth of the points, as the paper's algorithm does; the script over "
+            "Published smooths over a tenth of the points, as the paper's algorithm does; its published script over "
             f"{_SCRIPT_WINDOW:,} of any log of more than 10,000, without its first and last two (kept here). Both "
             "repeat the first norm at the left edge, and so it decides the first multiplier. Refined "
             "reflects that edge too, has one rise and one fall, and starts below a straight warmup, here of 2 % of "
