@@ -1,9 +1,9 @@
 r"""What refinement was worth: how it ended in the benchmark cases most like a log.
 
 A case is a problem with an optimizer, from the report of ``refine bench`` (``docs/bench.md``). Each was trained with
-linear decay, and a schedule was fitted on logs of that: weighted by the norms, without guard, its dips not yet taken
-out. Both were swept, each to its own best peak rate. The excess is the final loss of the refined schedule over
-that of linear decay in per cent, the mean over seeds; negative: the refined schedule was better.
+linear decay, and the refined schedule was computed from logs of that, its dips not yet taken out. Both were swept, each
+to its own best peak rate. The excess is the final loss of the refined schedule over that of linear decay in per cent,
+the mean over seeds; negative: the refined schedule was better.
 
 .. math:: \rho = G(T) / G(0.05\, T)
 
@@ -16,10 +16,10 @@ has a larger rho for that alone.
 
 Notes
 -----
-Why rho alone: every log has it, and no other flag does clearly better. An excess was foretold by the median of the five
-nearest cases, those of its own problem left out. The rank correlation with what was measured is 0.74 (SGD, 22 cases)
-and 0.59 (Adam, 26) by rho, 0.74 and 0.66 by late rise, 0.82 and 0.56 by the gain of the bound, 0.7 to 0.8 by the best
-pairs. So few cases cannot tell these apart. Much of it is that near-separable problems lose most, and few are like
+Why rho alone: every log has it, and no other check does clearly better. An excess was foretold by the median of the
+five nearest cases, those of its own problem left out. The rank correlation with what was measured is 0.74 (SGD, 22
+cases) and 0.59 (Adam, 26) by rho, 0.74 and 0.66 by late rise, 0.82 and 0.56 by the gain of the bound, 0.7 to 0.8 by the
+best pairs. So few cases cannot tell these apart. Much of it is that near-separable problems lose most, and few are like
 them. Over the cases for which the rule above finds any it is 0.73 (SGD, 17) and 0.35 (Adam, 21). Of these 38, 31 lie
 within the range that their neighbours give. ``python tests/benchmarks/worth_features.py`` prints all of it.
 """

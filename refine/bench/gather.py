@@ -102,7 +102,7 @@ def _runs(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _logs(cell: Cell) -> list[dict[str, Any]]:
-    """On every log that a method was fitted on for a final run: what guard and default decide, and the flags."""
+    """On every log that a method was fitted on for a final run: what two arms make of it, and the checks."""
     rows = []
     for method, keys in cell.logs.items():
         for seed in cell.protocol.final_seeds:

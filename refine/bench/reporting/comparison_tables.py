@@ -11,7 +11,7 @@ import pandas as pd
 from . import document as doc
 from . import figures
 from .headline import KEY_METHODS, REFINED
-from .prediction import NEAR_SEPARABLE, flags_by_cell
+from .prediction import NEAR_SEPARABLE, checks_by_cell
 from .statistics import (
     ARM,
     BASELINE,
@@ -47,8 +47,8 @@ def _ordered(found: pd.DataFrame) -> list[Arm]:
 
 def apart(found: pd.DataFrame, logs: pd.DataFrame) -> pd.DataFrame:
     """Rows of cells that are not near-separable by the log of linear decay; without a log a cell counts as such."""
-    flags = flags_by_cell(logs, BASELINE.method)
-    low = set(flags.index[flags["rho"] < NEAR_SEPARABLE]) if "rho" in flags else set()
+    checks = checks_by_cell(logs, BASELINE.method)
+    low = set(checks.index[checks["rho"] < NEAR_SEPARABLE]) if "rho" in checks else set()
     return found[[cell not in low for cell in found[CELL].itertuples(index=False, name=None)]]
 
 

@@ -17,7 +17,7 @@ from ...files import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_excess", "plot_flag", "plot_pairs", "plot_ranks", "svg"]
+__all__ = ["plot_check", "plot_excess", "plot_pairs", "plot_ranks", "svg"]
 
 _COLOURS = ("#2b83c6", "#d1701c", "#4c9a4a", "#a070c0", "#c84f5a")
 _MARKERS = ("o", "s", "^", "D", "v")
@@ -119,13 +119,13 @@ def plot_pairs(
     return ax
 
 
-def plot_flag(name: str, groups: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, ax: Axes | None = None) -> Axes:
-    """A flag of the log against what refinement lost to linear decay, a mark a cell; the thresholds of `RULES`.
+def plot_check(name: str, groups: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, ax: Axes | None = None) -> Axes:
+    """A check of the log against what refinement lost to linear decay, a mark a cell; the thresholds of `RULES`.
 
     Parameters
     ----------
     name : str
-        Of the flag.
+        Of the check.
     groups : mapping of name to (values, excess)
         Excess in %; inf, where it diverged, stands at the upper edge.
     """

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from . import document as doc
-from .prediction import HARM, evidence, flag_columns, leave_one_out, spearman, telling
+from .prediction import HARM, check_columns, evidence, leave_one_out, spearman, telling
 from .statistics import NULL, arms_at_own_best, at_own_best, hindsight, of_cells, standard_error, summary, verdict
 from .words import FAMILIES, groups, percent, plus_minus, score
 
@@ -30,9 +30,10 @@ def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame)
     for (suite, family), own in groups(found):
         for kind, text in (
             ("default", _against(own, DEFAULT, NULL)),
-            ("guarded", _against(own, REFINED)),
+            ("refined", _against(own, UNGUARDED)),
+            ("milder", _against(own, REFINED)),
             ("published", _against(own, PUBLISHED)),
-            *_flags(evidence(own, logs, UNGUARDED)),
+            *_checks(evidence(own, logs, UNGUARDED)),
             ("hindsight", _gain(hindsight(of_cells(differences, own), arms)["gain"])),
         ):
             if text:
@@ -42,8 +43,9 @@ def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame)
 
 
 _STARTS = {
-    "default": f"{DEFAULT}, what refine fit gives, was better / tied / worse than tuned linear decay in",
-    "guarded": f"{REFINED}, weighted by the norms with a guard, was better / tied / worse in",
+    "default": f"{DEFAULT}, what refine fit recommends, was better / tied / worse than tuned linear decay in",
+    "refined": f"{UNGUARDED}, the refined schedule with its dips not yet taken out, was better / tied / worse in",
+    "milder": f"{REFINED}, weighted by the norms, linear decay where they fall a lot, was better / tied / worse in",
     "published": f"{PUBLISHED}, as published, was better / tied / worse in",
     "predictor": f"Rank correlation of rho of the log with what {UNGUARDED} loses to linear decay",
     "rule": "Refined beyond a threshold of rho, chosen on the other problems, did better than linear decay everywhere",
@@ -64,9 +66,9 @@ def _against(found: pd.DataFrame, method: str, null: str = "") -> str:
     return f"{score(s)} cells (median {percent(s['median'])}{_SIGN}, worst {percent(s['worst'])}{_SIGN}{noise})"
 
 
-def _flags(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """How well rho predicts the excess, which flag does better, and what linear decay where rho says so would give."""
-    every = {name: spearman(frame[name], frame["excess"]) for name in flag_columns(frame)}
+def _checks(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """How well rho predicts the excess, which check does better, and what linear decay where rho says so would give."""
+    every = {name: spearman(frame[name], frame["excess"]) for name in check_columns(frame)}
     known = {name: association for name, association in every.items() if association is not None}
     texts = []
     if "rho" in known:

@@ -1,4 +1,4 @@
-"""Do the flags of a log predict what refinement loses to linear decay, on problems that did not choose them?"""
+"""Do the checks of a log predict what refinement loses to linear decay, on problems that did not choose them?"""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = [
     "Telling",
     "best_cut",
     "best_split",
+    "check_columns",
+    "checks_by_cell",
     "evidence",
     "fixed",
-    "flag_columns",
-    "flagged",
-    "flags_by_cell",
     "leave_one_out",
     "prior",
+    "raised",
     "spearman",
     "telling",
 ]
@@ -56,36 +56,36 @@ def prior(method: str) -> str:
 
 
 def evidence(found: pd.DataFrame, logs: pd.DataFrame, method: str, rates: str = "swept") -> pd.DataFrame:
-    """Excess of a refined method over linear decay beside the flags of its log, one row a cell.
+    """Excess of a refined method over linear decay beside the checks of its log, one row a cell.
 
     Parameters
     ----------
     found : DataFrame
         From `refine.bench.reporting.statistics.cells`.
     logs : DataFrame
-        `Results.logs`; of a cell's seeds the median of each flag is taken.
+        `Results.logs`; of a cell's seeds the median of each check is taken.
     method, rates : str
         Whose excess. Of several warmups the tuned one.
 
     Returns
     -------
     DataFrame
-        Columns suite, problem, optimizer, family, excess (in %), and the flags by name.
+        Columns suite, problem, optimizer, family, excess (in %), and the checks by name.
     """
     rows = found[(found["method"] == method) & (found["rates"] == rates)]
     rows = rows.sort_values([*CELL, "warmup"]).drop_duplicates(CELL, keep="last")
-    values = flags_by_cell(logs, prior(method)).reset_index()
+    values = checks_by_cell(logs, prior(method)).reset_index()
     kept = rows[[*CELL, "family", "mean"]].rename(columns={"mean": "excess"})
     return kept.merge(values, on=CELL, how="inner").reset_index(drop=True)
 
 
-def flags_by_cell(logs: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Median over the logs of a method of every flag, one row a cell."""
-    return logs[logs["method"] == method].groupby(CELL)[flag_columns(logs)].median()
+def checks_by_cell(logs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Median over the logs of a method of every check, one row a cell."""
+    return logs[logs["method"] == method].groupby(CELL)[check_columns(logs)].median()
 
 
-def flag_columns(frame: pd.DataFrame) -> list[str]:
-    """Names of the flags in a table, in the order of `RULES`."""
+def check_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the checks in a table, in the order of `RULES`."""
     return [name for name in dict.fromkeys(rule.name for rule in RULES) if name in frame]
 
 
@@ -137,19 +137,19 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Use linear decay where the flag is on this side of the threshold."""
+    """Use linear decay where the check is on this side of the threshold."""
 
     side: Literal["below", "above"]
     threshold: float
 
 
-def flagged(cut: Cut, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where linear decay is used; an unknown value flags nothing."""
+def raised(cut: Cut, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where linear decay is used; an unknown value raises nothing."""
     return values < cut.threshold if cut.side == "below" else values > cut.threshold
 
 
 def best_cut(values: npt.ArrayLike, excess: npt.ArrayLike) -> Cut:
-    """Side and threshold of least mean excess; of equal ones the first that flags fewest cells.
+    """Side and threshold of least mean excess; of equal ones the first that is raised in fewest cells.
 
     Thresholds are midway between neighbouring values, or infinite: never, or wherever the value is known.
 
@@ -161,7 +161,7 @@ def best_cut(values: npt.ArrayLike, excess: npt.ArrayLike) -> Cut:
     x, y = np.asarray(values, dtype=np.float64), np.asarray(excess, dtype=np.float64)
 
     def cost(cut: Cut) -> tuple[float, int]:
-        linear = flagged(cut, x)
+        linear = raised(cut, x)
         return float(np.where(linear, 0.0, y).sum()), int(linear.sum())
 
     return min(_cuts(x), key=cost)
@@ -178,12 +178,12 @@ def _cuts(values: NDArray[np.float64]) -> list[Cut]:
 def leave_one_out(
     values: npt.ArrayLike, excess: npt.ArrayLike, problems: Sequence[str]
 ) -> tuple[NDArray[np.float64], tuple[Cut, ...]]:
-    """Excess of "refined, or linear where flagged", each problem judged by the cut that all the others chose.
+    """Excess of "refined, or linear where it is raised", each problem judged by the cut that all the others chose.
 
     Parameters
     ----------
     values, excess : (n,) array_like
-        Of a flag (nan: unknown) and of refinement, by cell.
+        Of a check (nan: unknown) and of refinement, by cell.
     problems : sequence of str
         Of the cells; all cells of a problem are left out together.
 
@@ -199,14 +199,14 @@ def leave_one_out(
     for problem in np.unique(names):
         own = names == problem
         cut = best_cut(x[~own], y[~own])
-        realised[own] = np.where(flagged(cut, x[own]), 0.0, y[own])
+        realised[own] = np.where(raised(cut, x[own]), 0.0, y[own])
         cuts.append(cut)
     return realised, tuple(cuts)
 
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """On how many of n cells a flag told right on which side of `HARM` the excess is, and its balanced accuracy.
+    """On how many of n cells a check told right on which side of `HARM` the excess is, and its balanced accuracy.
 
     Balanced accuracy is the mean of the shares told right of the cells with harm and of those without; to say always
     the same gives 1/2.
@@ -218,7 +218,7 @@ class Telling:
 
 
 def best_split(values: npt.ArrayLike, harmed: npt.ArrayLike) -> Cut:
-    """Side and threshold of best balanced accuracy; of equal ones the first that flags fewest cells.
+    """Side and threshold of best balanced accuracy; of equal ones the first that is raised in fewest cells.
 
     Without a cell of each kind all are equal.
 
@@ -230,7 +230,7 @@ def best_split(values: npt.ArrayLike, harmed: npt.ArrayLike) -> Cut:
     x, truth = np.asarray(values, dtype=np.float64), np.asarray(harmed, dtype=np.bool_)
 
     def cost(cut: Cut) -> tuple[float, int]:
-        said = flagged(cut, x)
+        said = raised(cut, x)
         return -_balanced(said, truth), int(said.sum())
 
     return min(_cuts(x), key=cost)
@@ -262,7 +262,7 @@ def telling(values: npt.ArrayLike, excess: npt.ArrayLike, problems: Sequence[str
     said = np.zeros(x.size, dtype=np.bool_)
     for problem in np.unique(names):
         own = names == problem
-        said[own] = flagged(best_split(x[~own], truth[~own]), x[own])
+        said[own] = raised(best_split(x[~own], truth[~own]), x[own])
     return Telling(x.size, int((said == truth).sum()), _balanced(said, truth))
 
 
@@ -272,5 +272,5 @@ def fixed(name: str, values: npt.ArrayLike, excess: npt.ArrayLike) -> NDArray[np
     linear = np.zeros(x.size, dtype=np.bool_)
     for rule in RULES:
         if rule.name == name:
-            linear |= flagged(Cut(rule.side, rule.threshold), x)
+            linear |= raised(Cut(rule.side, rule.threshold), x)
     return np.where(linear, 0.0, y)

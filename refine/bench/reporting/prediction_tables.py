@@ -1,4 +1,4 @@
-"""The section of the report on the flags: what they predict of refinement, on problems that did not choose them."""
+"""The section of the report on the checks: what they predict of refinement, on problems that did not choose them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from ...diagnostics import RULES
 from . import document as doc
 from . import figures
 from .headline import PUBLISHED, REFINED, UNGUARDED
-from .prediction import HARM, Cut, Telling, evidence, fixed, flag_columns, leave_one_out, spearman, telling
+from .prediction import HARM, Cut, Telling, check_columns, evidence, fixed, leave_one_out, spearman, telling
 from .statistics import BASELINE, arms_at_own_best, at_own_best, hindsight, of_cells
 from .words import FAMILIES, percent, slug, suites
 
-__all__ = ["flags"]
+__all__ = ["checks"]
 
 _BANDS = (0.0, 0.3, 0.6, 1.2, math.inf)
 
 
-def flags(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame) -> list[doc.Block]:
-    """Predictive power of every flag, and rho against excess."""
+def checks(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame) -> list[doc.Block]:
+    """Predictive power of every check, and rho against excess."""
     blocks: list[doc.Block] = [
-        doc.Heading(2, "What the flags predict"),
+        doc.Heading(2, "What the checks predict"),
         doc.Paragraph(
-            "Excess over linear decay of a schedule that was refined from a log of linear decay, and the flags of "
-            "that log. Spearman: rank correlation over cells, with a bootstrap interval of 95 % and a permutation "
-            "p-value; some of so many flags look good by chance. Left out: refined, or linear decay where flagged, "
-            "with the side and threshold that did best on all other problems. Fixed: with the thresholds in use. Told "
+            "Excess over linear decay of a schedule that was refined from a log of linear decay, and the values that "
+            "refine fit checks in that log. Spearman: rank correlation over cells, with a bootstrap interval of 95 % "
+            "and a permutation p-value; some of so many checks look good by chance. Left out: refined, or linear decay "
+            "where the check is raised, with the side and threshold that did best on all other problems. Fixed: with "
+            "the thresholds in use. Told "
             f"right: of how many cells it told whether the excess is above {HARM:g} %, with the side and threshold of "
             "best balanced accuracy (mean of the shares told right above and below) on all other problems; always to "
             "say the same is 50 % balanced. The better of both: chosen on half of the seeds, measured on the others."
@@ -46,7 +47,7 @@ def flags(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame) ->
             groups = {f: frame[frame["family"] == f] for f in FAMILIES if (frame["family"] == f).any()}
             if "rho" in frame:
                 shown = {FAMILIES[f]: (g["rho"].to_numpy(), g["excess"].to_numpy()) for f, g in groups.items()}
-                ax = figures.plot_flag("rho", shown)
+                ax = figures.plot_check("rho", shown)
                 name = slug("rho", suite, method.partition("(")[0])
                 caption = f"{suite}: rho of the log against the excess of {method}, a mark a cell."
                 blocks.append(doc.Figure(name, caption, figures.svg(ax, name)))
@@ -88,7 +89,7 @@ def _better(differences: pd.DataFrame, frame: pd.DataFrame, method: str) -> NDAr
 def _table(caption: str, frame: pd.DataFrame, found: pd.DataFrame, better: NDArray[np.float64]) -> doc.Table:
     excess, problems = frame["excess"].to_numpy(dtype=np.float64), list(frame["problem"])
     rows: list[tuple[float, tuple[str, ...]]] = []
-    for name in flag_columns(frame):
+    for name in check_columns(frame):
         values = frame[name].to_numpy(dtype=np.float64)
         one_family = frame["family"].nunique() == 1
         association = spearman(values, excess) if one_family else None
@@ -114,7 +115,7 @@ def _table(caption: str, frame: pd.DataFrame, found: pd.DataFrame, better: NDArr
     shown_references = [
         (name, str(of.size), "", "", "", *_two(of), "", *told, "", "", "") for name, of, told in references if of.size
     ]
-    header = ("flag", "cells", "Spearman", "95 %", "p", "left out: mean", "worst", "linear where (chosen)")
+    header = ("check", "cells", "Spearman", "95 %", "p", "left out: mean", "worst", "linear where (chosen)")
     return doc.Table(
         f"{caption}: % over linear decay",
         (*header, "told right", "balanced", "fixed: mean", "fixed: worst", "linear where (fixed)"),
@@ -153,4 +154,5 @@ def _decisions(logs: pd.DataFrame) -> doc.Table:
     for (suite, method), group in logs.groupby(["suite", "method"]):
         linear = int((group["decision"] == "linear").sum())
         rows.append((str(suite), str(method), str(len(group)), str(linear)))
-    return doc.Table("What the guard decided", ("suite", "log of", "logs", "fell back to linear"), tuple(rows), names=2)
+    caption = "Logs whose norms fall so far that refined(...) is linear decay"
+    return doc.Table(caption, ("suite", "log of", "logs", "linear decay"), tuple(rows), names=2)

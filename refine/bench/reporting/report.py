@@ -16,7 +16,7 @@ from ...files import write_files
 from . import document as doc
 from .comparison_tables import baseline, each_problem, oracle, ranks, wins
 from .headline import headline
-from .prediction_tables import flags
+from .prediction_tables import checks
 from .results import Results, load
 from .statistics import CELL, at_own_best, cells, confidence, paired
 from .words import count, label, suites
@@ -69,7 +69,7 @@ def build(results: Sequence[Results]) -> list[doc.Block]:
         *ranks(main),
         *each_problem(found),
         *baseline(runs),
-        *flags(found, logs, differences),
+        *checks(found, logs, differences),
         *oracle(differences, main),
         *_cost(costs),
         *_ends(results),

@@ -54,9 +54,10 @@ class Results:
         One row a final run: suite, problem, optimizer, method, warmup, rates, seed, schedule, rate, loss (the
         criterion; inf where it diverged), train_loss, test_loss (nan: none).
     logs : DataFrame
-        One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision (of the
-        guard), default (the bend that `refine.default` chooses), progress ratio, and the values of the flags of
-        `refine.diagnostics.RULES` by name (nan: unknown).
+        One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision
+        ("linear" where the norms fall so far that the method "refined" is linear decay, else "refined"), default (the
+        bend that `refine.default` chooses), progress ratio, and the values of the checks of `refine.diagnostics.RULES`
+        by name (nan: unknown); results that are older may hold those of rules that are gone.
     costs : DataFrame
         suite, problem, optimizer, method, warmup, sweep_runs, sweep_updates, prior_updates, run_updates, at_limit (1
         where the sweep ended at the furthest rate it may try, else 0).
@@ -153,14 +154,14 @@ def _csv(name: str, frame: pd.DataFrame) -> str:
     columns = [*_KEYS[name], *_REST[name]]
     if missing := [column for column in columns if column not in frame]:
         raise RefineError(f"{name} lacks the column {missing[0]}; give all of {', '.join(columns)}")
-    flags = [column for column in frame.columns if column not in columns]
-    if flags and name != "logs":
-        raise RefineError(f"{name} has an unknown column {printable(flags[0])}; its columns are {', '.join(columns)}")
+    checks = [column for column in frame.columns if column not in columns]
+    if checks and name != "logs":
+        raise RefineError(f"{name} has an unknown column {printable(checks[0])}; its columns are {', '.join(columns)}")
     keys = list(_KEYS[name])
     if frame.duplicated(keys).any():
         twice = ", ".join(printable(value) for value in frame.loc[frame.duplicated(keys), keys].iloc[0])
         raise RefineError(f"{name} has two rows for {twice}; keep one")
-    ordered = frame[[*columns, *flags]].sort_values(keys, kind="stable")
+    ordered = frame[[*columns, *checks]].sort_values(keys, kind="stable")
     shown = {
         column: [str(v) for v in ordered[column]]
         if column in _TEXTS

@@ -47,8 +47,9 @@ def selection(folders: Sequence[str | os.PathLike[str]]) -> str:
                 "suites convex-choose, deep-choose, convex-confirm and deep-confirm"
             )
     blocks: list[doc.Block] = [
-        doc.Heading(1, "How the default was chosen, and confirmed"),
+        doc.Heading(1, "How the recommended schedule was chosen, and confirmed"),
         doc.Paragraph(
+            f"The default, {DEFAULT} in the tables, is the schedule that refine fit recommends. "
             "Per cent over linear decay with tuned warmup and swept rate, mean over the seeds with its standard error; "
             "every schedule was fitted on the log of another seed. Better / tied / worse: by two standard errors. "
             f"The rule: decay later where the progress ratio is above {LATER:g}, earlier where it is below "

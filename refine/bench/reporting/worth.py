@@ -19,8 +19,8 @@ from .statistics import BASELINE, CELL, cells, paired
 __all__ = ["worth_json"]
 
 _WHAT = (
-    f"What refinement was worth: final loss of {UNGUARDED} (weighted by the norms, without guard, its dips not yet "
-    "taken out) over that of tuned linear decay, each at its own swept peak rate. A case: a problem with an optimizer."
+    f"What refinement was worth: final loss of {UNGUARDED} (the refined schedule, its dips not yet taken out) "
+    "over that of tuned linear decay, each at its own swept peak rate. A case: a problem with an optimizer."
 )
 _COLUMNS = {
     "rho": "smoothed norm at the end over that at 5 % of the run, in the logs of linear decay; median over seeds",

@@ -1,4 +1,4 @@
-"""What flags predict: scipy's correlation, cuts by brute force, and problems that do not choose their own cut."""
+"""What checks predict: scipy's correlation, cuts by brute force, and problems that do not choose their own cut."""
 
 import math
 from itertools import permutations
@@ -16,12 +16,12 @@ from refine.bench.reporting.prediction import (
     Telling,
     best_cut,
     best_split,
+    check_columns,
     evidence,
     fixed,
-    flag_columns,
-    flagged,
     leave_one_out,
     prior,
+    raised,
     spearman,
     telling,
 )
@@ -72,10 +72,10 @@ class TestCut:
     def test_none_is_better(self, rows):
         x, y = np.array(rows, dtype=float).T
         cut = best_cut(x, y)
-        best = np.where(flagged(cut, x), 0.0, y).sum()
+        best = np.where(raised(cut, x), 0.0, y).sum()
         for side in ("below", "above"):
             for threshold in (-math.inf, 0.15, 0.3, 0.6, 0.95, math.inf):
-                assert best <= np.where(flagged(Cut(side, threshold), x), 0.0, y).sum()
+                assert best <= np.where(raised(Cut(side, threshold), x), 0.0, y).sum()
 
     def test_what_is_chosen(self):
         assert best_cut([0.1, 0.5, 0.9], [9, 5, -1]) == Cut("below", 0.7)
@@ -85,10 +85,10 @@ class TestCut:
         )
         assert best_cut([0.1, 0.5], [1, math.inf]) == Cut("above", -math.inf)
 
-    def test_unknown_values_flag_nothing(self):
+    def test_unknown_values_raise_nothing(self):
         x = np.array([math.nan, 0.1])
         assert (
-            flagged(Cut("below", math.inf), x).tolist() == flagged(Cut("above", -math.inf), x).tolist() == [False, True]
+            raised(Cut("below", math.inf), x).tolist() == raised(Cut("above", -math.inf), x).tolist() == [False, True]
         )
 
 
@@ -118,7 +118,7 @@ class TestLeaveOneOut:
         rng = np.random.default_rng(0)
         values, excess = rng.normal(size=200), rng.choice([-1.0, 1.0], size=200)
         after, _ = leave_one_out(values, excess, np.arange(200).astype(str))
-        chosen = np.where(flagged(best_cut(values, excess), values), 0.0, excess)
+        chosen = np.where(raised(best_cut(values, excess), values), 0.0, excess)
         assert chosen.mean() < after.mean()  # judged on itself it looks better
 
 
@@ -133,7 +133,7 @@ class TestTelling:
 
     @pytest.mark.parametrize("value", [0.3, math.nan])
     @pytest.mark.parametrize("harmed", [1, 3, 9])
-    def test_a_constant_flag_tells_nothing(self, value, harmed):
+    def test_a_constant_check_tells_nothing(self, value, harmed):
         """Whatever the majority is: to say always the same is right on one kind alone."""
         y = np.where(np.arange(10) < harmed, 30.0, -1.0)
         assert telling([value] * 10, y, np.arange(10).astype(str)) == Telling(10, 10 - harmed, 0.5)
@@ -154,7 +154,7 @@ class TestTelling:
         rng = np.random.default_rng(1)
         x, y = rng.normal(size=200), rng.choice([0.0, 1.0], size=200)
         assert telling(x, y, np.arange(200).astype(str)).balanced < 0.57
-        said = flagged(best_split(x, y > HARM), x)
+        said = raised(best_split(x, y > HARM), x)
         assert (said == (y > HARM)).mean() > 0.55  # judged on itself it looks better
 
     def test_a_single_kind_cannot_be_told(self):
@@ -164,7 +164,7 @@ class TestTelling:
         assert best_split([0.1, 0.2], [True, True]) == Cut("below", -math.inf)
 
 
-def test_fixed_thresholds_are_those_of_the_guard():
+def test_fixed_thresholds_are_those_of_the_rules():
     values, excess = np.array([0.1, 0.29, 0.31, 1.0, 1.3, math.nan]), np.full(6, 7.0)
     raised = [any(f.raised for f in check({"rho": None if math.isnan(v) else v})) for v in values]
     assert fixed("rho", values, excess).tolist() == [0.0 if r else 7.0 for r in raised] == [0, 0, 7, 7, 0, 7]
@@ -194,7 +194,7 @@ class TestEvidence:
             & (found["rates"] == "swept")
         ]
         assert [row["excess"]] == expected["mean"].tolist()
-        assert flag_columns(frame)[:3] == ["points", "tiny norms", "rho"]
+        assert check_columns(frame)[:3] == ["points", "tiny norms", "rho"]
 
     def test_nothing_known(self):
         of = results(problems=2, seeds=2)

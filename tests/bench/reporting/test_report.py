@@ -12,7 +12,7 @@ import pytest
 
 from refine import RefineError
 from refine.bench.reporting import document as doc
-from refine.bench.reporting.figures import plot_excess, plot_flag, plot_pairs, plot_ranks, svg
+from refine.bench.reporting.figures import plot_check, plot_excess, plot_pairs, plot_ranks, svg
 from refine.bench.reporting.report import build, write_report
 from refine.bench.reporting.results import save
 
@@ -25,7 +25,7 @@ SECTIONS = [
     "Ranks",
     "Problem by problem",
     "Losses of linear decay",
-    "What the flags predict",
+    "What the checks predict",
     "What hindsight would gain",
     "Cost",
     "Left out",
@@ -156,18 +156,19 @@ class TestFiles:
 class TestContent:
     def test_headline(self, blocks):
         sentences = blocks[1].texts
-        assert len(sentences) == 7
-        assert [text.partition(",")[0] for text in sentences[:3]] == [
+        assert len(sentences) == 8
+        assert [text.partition(",")[0] for text in sentences[:4]] == [
             "default(linear)",
+            "unguarded(linear)",
             "refined(linear)",
             "paper(linear)",
         ]
         shown = row(tables(blocks, "convex, SGD: % over")[0], "default(linear)")[1]
         assert f": convex SGD {shown} cells" in sentences[0]
         wins, ties, losses = row(tables(blocks, "convex, SGD: % over")[0], "paper(linear)")[1].split(" / ")
-        assert f"convex SGD {wins} / {ties} / {losses} cells" in sentences[2]
+        assert f"convex SGD {wins} / {ties} / {losses} cells" in sentences[3]
         assert int(losses) > int(wins)
-        assert re.search(r"convex SGD -[01]\.\d\d \(p 0\.\d+", sentences[3])
+        assert re.search(r"convex SGD -[01]\.\d\d \(p 0\.\d+", sentences[4])
 
     def test_the_baseline_is_zero_and_marked(self, blocks):
         assert row(tables(blocks, "convex, SGD: % over")[0], "linear")[1:5] == ["baseline", "0", "0", "0"]
@@ -186,7 +187,7 @@ class TestContent:
         assert row(tables(blocks, "convex, SGD: % over")[0], "prodigy")[3] == "diverged"
         assert doc.Paragraph("Not ranked, for they lack a cell: mechanic.") in blocks
 
-    def test_flags(self, blocks):
+    def test_checks(self, blocks):
         table = tables(blocks, "convex, all optimizers: unguarded")[0]
         left_out, worst = table.header.index("left out: mean"), table.header.index("worst")
         assert row(table, "always linear")[left_out] == "0.00"
@@ -272,8 +273,8 @@ class TestFigures:
         assert low < -5.0 < 1.5 < high
         assert [t.get_text() for t in ax.get_legend().get_texts()] == ["m", "n"]
 
-    def test_flag(self):
-        ax = plot_flag("rho", {"SGD": ([0.1, 0.5, np.nan], [3.0, -1.0, 2.0]), "Adam": ([1.0], [np.inf])})
+    def test_checks(self):
+        ax = plot_check("rho", {"SGD": ([0.1, 0.5, np.nan], [3.0, -1.0, 2.0]), "Adam": ([1.0], [np.inf])})
         lines = [line.get_xdata()[0] for line in ax.get_lines() if line.get_linestyle() == "--"]
         assert lines == [0.3, 1.2]
 
