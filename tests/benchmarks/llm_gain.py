@@ -2,9 +2,9 @@
 
     python tests/benchmarks/llm_gain.py [SHARED]
 
-Every rule is fitted on one log and judged on the smoothed norms of every other: the best bound of linear decay with the
-same warmup over its own, less 1, in per cent. The bound is convex theory and calls late decay worse than linear; the
-losses of these runs do not (tests/benchmarks/llm_ranking.py), so a gain here is no promise.
+Every schedule is fitted on one log and judged on the smoothed norms of every other: the best bound of linear decay with
+the same warmup over its own, less 1, in per cent. The bound is convex theory and calls late decay worse than linear;
+the losses of these runs do not (tests/benchmarks/llm_ranking.py), so a gain here is no promise.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from refine import Schedule, linear, read_norms, refined_schedule
+from refine import GradientNorms, fit, read_norms
 from refine.bound import best_omega
 from refine.default import bend
 from refine.families import with_warmup
-
-RULES = ("default", "later everywhere", "earlier everywhere", "refined", "paper", "progress")
+from refine.result import Refinement
 
 
 def main(shared: Path) -> None:
@@ -29,26 +29,32 @@ def main(shared: Path) -> None:
         norms = read_norms(path, norm_kind="l2")
         if norms.steps[0] < 0.05 * norms.total_steps:  # the others are branches
             logs[path.stem] = norms
-    gains: dict[str, list[float]] = {rule: [] for rule in RULES}
-    chosen = {name: {rule: schedule(rule, norms) for rule in RULES} for name, norms in logs.items()}
-    default = {name: refined_schedule(norms, optimizer="adam") for name, norms in logs.items()}
+    results = {name: fit(norms, optimizer="adam") for name, norms in logs.items()}
+    chosen = {name: schedules(norms, results[name]) for name, norms in logs.items()}
+    gains: dict[str, list[float]] = {}
     for one, other in permutations(logs, 2):
         judge = logs[other].on_updates(logs[other].smoothed(), logs[one].total_steps)
-        line = best_omega(linear(logs[one].total_steps, warmup_steps=default[one].warmup_steps).multiplier, judge)
-        for rule, found in chosen[one].items():
-            gains[rule].append(100.0 * (line / best_omega(found.multiplier, judge) - 1.0))
-    print(f"{len(logs)} logs, {len(gains['default'])} pairs; gain in the bound over linear decay, %")
+        line = best_omega(results[one].linear.multiplier, judge)
+        for name, multiplier in chosen[one].items():
+            gains.setdefault(name, []).append(100.0 * (line / best_omega(multiplier, judge) - 1.0))
+    print(f"{len(logs)} logs, {len(gains['recommended'])} pairs; gain in the bound over linear decay, %")
     print(f"{'':20}{'median':>8}{'least':>8}{'most':>8}")
-    for rule, each in gains.items():
-        print(f"{rule:20}{np.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
-    print("\n".join(f"{name}: {result.decision}, {result.reason}" for name, result in default.items()))
+    for name, each in gains.items():
+        print(f"{name:20}{np.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
+    for name, result in results.items():
+        against = ", ".join(found.rule.name for found in result.against) or "nothing"
+        print(f"{name}: {result.shape}, {result.choice.reason}; against refined: {against}")
 
 
-def schedule(rule: str, norms: object) -> Schedule:
-    if rule.endswith("everywhere"):
-        warmup = refined_schedule(norms, optimizer="adam").warmup_steps
-        return Schedule(with_warmup(bend(rule.split()[0], norms.total_steps), warmup))
-    return refined_schedule(norms, optimizer="adam", mode="auto" if rule == "default" else rule).schedule
+def schedules(norms: GradientNorms, result: Refinement) -> dict[str, NDArray[np.float64]]:
+    """What a fit gives, the published algorithm, and both bends whatever the log says."""
+    return {
+        "recommended": result.recommended.multiplier,
+        "refined": result.refined.multiplier,
+        "published": fit(norms, optimizer="adam", published=True).refined.multiplier,
+        "later everywhere": with_warmup(bend("later", norms.total_steps), result.warmup_steps),
+        "earlier everywhere": with_warmup(bend("earlier", norms.total_steps), result.warmup_steps),
+    }
 
 
 if __name__ == "__main__":
