@@ -1,4 +1,4 @@
-r"""What `refine fit` does by default: linear decay with the run's warmup, bent a little where the log says so.
+r"""What `refine fit` recommends: linear decay with the run's warmup, bent a little where the log says so.
 
 Chosen on half of the problems of `refine bench` and run on the other (docs/default.md): no weights from the norms were
 safe and better than linear decay. Later decay, where the progress ratio says so, helped transformers and cost tables up

@@ -1,4 +1,4 @@
-"""The problems in two halves: what `refine fit` does by default is chosen on one and confirmed, once, on the other.
+"""The problems in two halves: what `refine fit` recommends is chosen on one and confirmed, once, on the other.
 
 Fixed by a hash of the names before the default of issue 7 was looked for, so that no problem was moved for its result.
 """
