@@ -189,7 +189,7 @@ def test_a_selection_is_written_once(tmp_path, monkeypatch) -> None:
     assert call("selection", *folders, "-o", "s.md") == (0, "wrote     s.md\n")
     written = page.read_text()
     assert written == selection(folders)
-    assert written.startswith("# How the default was chosen, and confirmed\n")
+    assert written.startswith("# How the recommended schedule was chosen, and confirmed\n")
     code, output = call("selection", folders[0], "-o", "s.md")
     assert (code, output) == (1, "Error: s.md exists; choose another place, or overwrite it (--force)\n")
     assert page.read_text() == written
