@@ -126,7 +126,7 @@ def fit(
         values |= _shape_values(weighted, yardstick)
     baselines = {build.__name__: _gridded(build(steps, warmup_steps=warmup_steps)) for build in (linear, cosine)}
     straight, bent = baselines["linear"].multiplier, with_warmup(bend(choice.bend, steps), warmup_steps)
-    refined = weighted if published else unimodal_multiplier(with_warmup(weighted, warmup_steps))
+    refined = weighted if published else _with_one_rise(weighted, warmup_steps)
     shapes = {
         "refined": on_grid(refined) if computed else straight,
         "recommended": straight if choice.bend == "linear" else on_grid(bent),
@@ -200,6 +200,14 @@ def _gridded(schedule: Schedule) -> Schedule:
 def _is_unlike(prior: Prior) -> bool:
     """Whether no log of the benchmark is like this one: all of those are of runs that decayed linearly."""
     return prior.multiplier is not None and not decays_linearly(prior)
+
+
+def _with_one_rise(weighted: NDArray[np.float64], warmup_steps: int) -> NDArray[np.float64]:
+    """The weights' schedule behind its warmup, with one rise and one fall.
+
+    A dip behind the warmup pulls down the update that ends it, so that the line up to there is drawn anew.
+    """
+    return with_warmup(unimodal_multiplier(with_warmup(weighted, warmup_steps)), warmup_steps)
 
 
 class _Yardstick:
