@@ -98,7 +98,7 @@ def fit(
     --------
     >>> result = fit([4.0] * 50 + [2.0] * 50, optimizer="adam", prior_schedule="linear")
     >>> result.refined
-    Schedule(total_steps=100, first=0.75, peak=1 at update 50, last=0.02)
+    Schedule(total_steps=100, first=0.6325, peak=1 at update 50, last=0.02)
     >>> result.recommended == result.linear, result.default
     (True, 'recommended')
     """

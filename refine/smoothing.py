@@ -78,7 +78,7 @@ def smooth(
     >>> smooth(g, fraction=0.5, left="nearest").tolist()
     [9.0, 2.0, 2.0, 3.0, 4.0, 4.0]
     >>> smooth(g, [1, 2, 3, 4, 5, 15], fraction=0.5).tolist()
-    [3.0, 3.0, 3.0, 4.0, 4.0, 5.0]
+    [2.0, 2.0, 2.0, 3.0, 4.0, 5.0]
     """
     array = np.asarray(values, dtype=np.float64)
     times = None if updates is None or array.size < 3 else _times(np.asarray(updates, dtype=np.int64), fraction)
