@@ -124,21 +124,21 @@ def fit(
     computed = all(found.rule.action != "not computed" for found in check(values) if found.raised)
     if computed:
         values |= _shape_values(weighted, yardstick)
-    baselines = {build.__name__: _gridded(build(steps, warmup_steps=warmup_steps)) for build in (linear, cosine)}
-    straight, bent = baselines["linear"].multiplier, with_warmup(bend(choice.bend, steps), warmup_steps)
-    refined = weighted if published else _with_one_rise(weighted, warmup_steps)
-    shapes = {
-        "refined": on_grid(refined) if computed else straight,
-        "recommended": straight if choice.bend == "linear" else on_grid(bent),
-        **{name: baseline.multiplier for name, baseline in baselines.items()},
-    }
+    baselines = {build.__name__: build(steps, warmup_steps=warmup_steps) for build in (linear, cosine)}
+    shapes = {name: on_grid(baseline.multiplier) for name, baseline in baselines.items()}
+    shapes["refined"] = shapes["recommended"] = shapes["linear"]
+    if computed:
+        refined = weighted if published else _with_one_rise(weighted, warmup_steps)
+        shapes["refined"] = on_grid(refined)
+    if choice.bend != "linear":
+        shapes["recommended"] = on_grid(with_warmup(bend(choice.bend, steps), warmup_steps))
     measures = yardstick.measure(shapes, prior, near)
     already_ran = prior.is_like(shapes["recommended"])
     checks = check({**values, "peak LR ratio": measures["recommended"].peak_lr_ratio})
     distance, distance_notes = _distance(norms, family, shapes["recommended"], near)
 
     result = Refinement(
-        schedules={name: baselines.get(name) or Schedule(shape) for name, shape in shapes.items()},
+        schedules={},
         choice=choice,
         reason=_reason(values["rho"], alike, choice),
         worth=alike,
@@ -163,8 +163,9 @@ def fit(
             *distance_notes,
         ),
     )
-    named = {name: baselines.get(name) or Schedule(shape, _provenance(name, result)) for name, shape in shapes.items()}
-    return replace(result, schedules=named)
+    about = {name: _provenance(name, result) for name in ("refined", "recommended")}
+    about |= {name: dict(baseline.provenance) for name, baseline in baselines.items()}
+    return replace(result, schedules={name: Schedule(shapes[name], facts) for name, facts in about.items()})
 
 
 refined_schedule = fit
@@ -191,10 +192,6 @@ def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:
             )
         return prior.warmup_steps, "log"
     return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
-
-
-def _gridded(schedule: Schedule) -> Schedule:
-    return Schedule(on_grid(schedule.multiplier), schedule.provenance)
 
 
 def _is_unlike(prior: Prior) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["csv_rows", "json_rows", "on_grid"]
 
 _GRID = 1e15
-_CHUNK = 65_536
+_CHUNK = 8_192
 _FAST_FROM = 100_000
 
 
