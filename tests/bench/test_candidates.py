@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from refine import GradientNorms, linear, refined_schedule
+import refine
+from refine import GradientNorms, linear
 from refine.bench.candidates import (
     CANDIDATES,
     Evidence,
@@ -18,6 +19,7 @@ from refine.bench.candidates import (
     guarded,
     later_if_the_loss_falls_late,
     progress_form,
+    progress_multiplier,
     rate_divided_out,
     time_form,
 )
@@ -27,7 +29,7 @@ from refine.bench.problems import Optimizer
 from refine.bound import best_omega
 from refine.families import with_warmup
 from refine.norms import Source
-from refine.refinement import progress_multiplier, refined_multiplier
+from refine.refinement import refined_multiplier, unimodal_multiplier
 
 T = 200
 X = np.arange(T) / T
@@ -107,7 +109,7 @@ class TestTimeForm:
 
 
 class TestProgressForm:
-    def test_it_is_that_of_refine(self):
+    def test_on_linear_decay_it_is_the_multiplier_itself(self):
         squared = rough()
         assert_allclose(progress_form(log(squared)), progress_multiplier(squared, RATES, total_steps=T), rtol=1e-12)
         assert_allclose(progress_form(log(squared), alpha=0.0), linear(T).multiplier, rtol=1e-12)
@@ -188,18 +190,25 @@ class TestAsMethods:
     def of(self, name, optimizer=ADAM):
         return fit(name, self.LOG, RATES / RATES.max(), 0.3, optimizer)
 
-    @pytest.mark.parametrize(
-        ("name", "mode"),
-        [("time 1", {"mode": "refined", "guard": False}), ("progress 1/4", {"mode": "progress"})],
-    )
-    def test_what_refine_has_too_is_the_same(self, name, mode):
+    def test_time_1_is_the_refined_schedule_with_its_dips(self):
         for optimizer, kind, values in ((self.ADAM, "l1", self.L1), (self.SGD, "l2", self.L2)):
             norms = GradientNorms.from_values(values, kind=kind, learning_rate=RATES, loss=self.LOG.loss)
-            expected = refined_schedule(norms, optimizer=optimizer.family, **mode)
-            found = self.of(name, optimizer)
-            assert_allclose(found.schedule.multiplier, expected.schedule.multiplier, rtol=1e-9)
-            assert found.peak_lr_ratio == pytest.approx(expected.peak_lr_ratio, rel=1e-9)
-            assert (found.decision, found.norms.kind) == ("refined", kind)
+            expected = refine.fit(norms, optimizer=optimizer.family)
+            found = self.of("time 1", optimizer)
+            shape = unimodal_multiplier(found.schedule.multiplier)
+            assert np.abs(shape - found.schedule.multiplier).max() > 1e-3
+            assert_allclose(shape, expected.refined.multiplier, rtol=2e-6)
+            ratio = RATES.mean() / RATES.max() / found.schedule.multiplier.mean()
+            assert found.peak_lr_ratio == pytest.approx(ratio, rel=1e-9)
+            assert (found.is_linear, found.result.norms.kind) == (False, kind)
+
+    def test_progress_is_the_candidate_with_alpha_one_quarter(self):
+        for optimizer in (self.ADAM, self.SGD):
+            found = self.of("progress", optimizer)
+            assert found.schedule == self.of("progress 1/4", optimizer).schedule
+            smoothed, power = found.result.smoothed, {"adam": 1, "sgd": 2}[optimizer.family]
+            bent = progress_multiplier(smoothed**power, RATES, total_steps=T)
+            assert_allclose(found.schedule.multiplier, with_warmup(bent, 10), rtol=1e-9)
 
     @pytest.mark.parametrize(("name", "power"), [("(1-x)^0.75", 0.75), ("(1-x)^1.25", 1.25)])
     def test_a_base_ignores_the_log(self, name, power):
@@ -210,23 +219,23 @@ class TestAsMethods:
     def test_what_comes_out_as_linear_decay_is_linear_decay(self):
         """Then it is not trained again under another name."""
         found = self.of("(1-x)^0.75 if the loss falls late")
-        assert found.decision == "linear"
+        assert found.is_linear
         assert_allclose(found.schedule.multiplier, linear(T, warmup_steps=10).multiplier, rtol=1e-9)
         assert found.peak_lr_ratio == pytest.approx(1.0, rel=1e-9)
 
-    def test_the_published_padding_is_that_of_mode_paper(self):
+    def test_the_published_padding_is_that_of_the_published_algorithm(self):
         """One large first norm: it decides the first multiplier, so low that the warmup does not cap it."""
         l1 = np.append(50.0 * self.L1[0], self.L1[1:])
         norms = GradientNorms.from_values(l1, kind="l1", source=Source(optimizer="adam"))
-        paper = refined_schedule(norms, mode="paper").schedule.multiplier
+        paper = refine.fit(norms, published=True).refined.multiplier
         assert paper[0] < 0.03
         found = fit("time, published padding", replace(self.LOG, l1=l1), RATES / RATES.max(), 0.3, self.ADAM)
         assert_allclose(found.schedule.multiplier, with_warmup(paper, 10), rtol=1e-9)
 
-    def test_the_default_is_that_of_refine(self):
+    def test_the_default_is_what_refine_recommends(self):
         norms = GradientNorms.from_values(self.L1, kind="l1", learning_rate=RATES, loss=self.LOG.loss)
-        expected = refined_schedule(norms, optimizer="adam")
+        expected = refine.fit(norms, optimizer="adam")
         found = self.of("default")
-        assert (found.mode, found.decision) == ("auto", "later")
-        assert found.schedule == expected.schedule
-        assert self.of("default", self.SGD).decision == "linear"
+        assert (found.result.shape, found.is_linear) == ("later", False)
+        assert found.schedule == expected.recommended
+        assert self.of("default", self.SGD).is_linear
