@@ -73,7 +73,8 @@ def test_constant_norms_give_linear_decay_throughout(published, total_steps):
 
 def test_schedules_by_name_and_by_attribute():
     result = fit(EARLY, optimizer="sgd")
-    assert list(result.schedules) == list(result.measures) == ["refined", "recommended", "linear", "cosine"]
+    assert list(result.schedules) == ["refined", "recommended", "linear", "cosine"]
+    assert set(result.measures) == set(result.schedules)
     for name, schedule in result.schedules.items():
         assert getattr(result, name) is schedule
     for family in (linear, cosine):
