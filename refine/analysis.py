@@ -205,7 +205,7 @@ class _Yardstick:
     def __init__(
         self, norms: GradientNorms, reflected: NDArray[np.float64], family: OptimizerFamily, steps: int
     ) -> None:
-        self.updates = thinned(steps, COMPARE_STEPS)
+        self.steps, self.updates = steps, thinned(steps, COMPARE_STEPS)
         size = self.updates.size
         self.smoothed = norms.on_updates(reflected, size)
         self.squared, self.raw_squared = (
@@ -215,6 +215,10 @@ class _Yardstick:
 
     def best(self, multiplier: NDArray[np.float64]) -> float:
         return best_omega(multiplier[self.updates], self.squared)
+
+    def best_straight(self) -> float:
+        """Of linear decay without a warmup."""
+        return best_omega(1.0 - self.updates / self.steps, self.squared)
 
     def raw_excess(self, multiplier: NDArray[np.float64]) -> float:
         """Best bound on the raw norms over the least one there is (the closed form, within 1e-3 of it)."""
@@ -259,7 +263,7 @@ def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[
         "first multiplier": float(weighted[0]),
         "peak position": peak_fraction(weighted),
         "decay exponent": anneal[0] if anneal else None,
-        "bound gain": yardstick.best(linear(weighted.size).multiplier) / yardstick.best(weighted),
+        "bound gain": yardstick.best_straight() / yardstick.best(weighted),
         "raw bound": yardstick.raw_excess(weighted),
     }
 
