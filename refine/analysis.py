@@ -349,6 +349,6 @@ def _provenance(name: str, result: Refinement) -> dict[str, Any]:
         "smoothing_fraction": norms.pool.smoothing if norms.pool else result.smoothing,
         "warmup_steps": 0 if refined and result.published else result.warmup_steps,
         "prior_peak_lr": result.prior.peak_lr,
-        "suggested_peak_lr": result.prior.suggested_peak(result.measures[name].peak_lr_ratio),
+        "suggested_peak_lr": result.peak_lr(name),
         "assumptions": list(result.assumptions),
     }
