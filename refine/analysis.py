@@ -213,7 +213,7 @@ class _Yardstick:
     def __init__(
         self, norms: GradientNorms, reflected: NDArray[np.float64], family: OptimizerFamily, steps: int
     ) -> None:
-        self.updates = thinned(steps, COMPARE_STEPS)
+        self.steps, self.updates = steps, thinned(steps, COMPARE_STEPS)
         size = self.updates.size
         self.smoothed = norms.on_updates(reflected, size)
         self.squared, self.raw_squared = (
@@ -223,6 +223,10 @@ class _Yardstick:
 
     def best(self, multiplier: NDArray[np.float64]) -> float:
         return best_omega(multiplier[self.updates], self.squared)
+
+    def best_straight(self) -> float:
+        """Of linear decay without a warmup."""
+        return best_omega(1.0 - self.updates / self.steps, self.squared)
 
     def raw_excess(self, multiplier: NDArray[np.float64]) -> float:
         """Best bound on the raw norms over the least one there is (the closed form, within 1e-3 of it)."""
@@ -267,7 +271,7 @@ def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[
         "first multiplier": float(weighted[0]),
         "peak position": peak_fraction(weighted),
         "decay exponent": anneal[0] if anneal else None,
-        "bound gain": yardstick.best(linear(weighted.size).multiplier) / yardstick.best(weighted),
+        "bound gain": yardstick.best_straight() / yardstick.best(weighted),
         "raw bound": yardstick.raw_excess(weighted),
     }
 
@@ -353,6 +357,6 @@ def _provenance(name: str, result: Refinement) -> dict[str, Any]:
         "smoothing_fraction": norms.pool.smoothing if norms.pool else result.smoothing,
         "warmup_steps": 0 if refined and result.published else result.warmup_steps,
         "prior_peak_lr": result.prior.peak_lr,
-        "suggested_peak_lr": result.prior.suggested_peak(result.measures[name].peak_lr_ratio),
+        "suggested_peak_lr": result.peak_lr(name),
         "assumptions": list(result.assumptions),
     }
