@@ -40,8 +40,8 @@ def smooth(
     """Median-filter ``values`` with a window of a fraction of their number, or of the updates that they span.
 
     With ``updates`` every value counts as often as there are updates nearer to it than to another one, but for at
-    most a fifth of the window, so that no value beside a gap decides alone. A log whose rows thin out is smoothed
-    like one that keeps them all; evenly spaced values give the same with and without.
+    most a fifth of the window, so that no value beside a gap of a tenth of the run or less decides alone. A log whose
+    rows thin out is smoothed like one that keeps them all; evenly spaced values give the same with and without.
 
     Both forms reflect the right edge (``c b a`` follows ``a b c``, the edge itself not repeated).
     ``left="reflect"`` does the same on the left. ``left="nearest"`` is the published form: the
