@@ -74,4 +74,4 @@ def continue_run(
         rewarm=rewarm,
         hold_steps=None if cooldown_steps is None else 0,
     )
-    write(result.schedule, result.to_dict(), result.summary, out, force=force, plot=not no_plot, as_json=as_json)
+    write(result.schedule, result.to_dict, result.summary, out, force=force, plot=not no_plot, as_json=as_json)

@@ -90,8 +90,15 @@ def fit(
         return
     with reading() as progress:
         result = fit_logs(logs, options, how, into=None if force else out, progress=progress)
-    text = result.summary(verbose=verbose)
-    write(result, result.to_dict(), lambda: text, out, force=force, plot=not no_plot, as_json=as_json)
+    write(
+        result,
+        result.to_dict,
+        lambda: result.summary(verbose=verbose),
+        out,
+        force=force,
+        plot=not no_plot,
+        as_json=as_json,
+    )
 
 
 def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str = "run") -> None:

@@ -37,7 +37,7 @@ def output_options(out: str) -> Callable[[Command], Command]:
 
 def write(
     result: Refinement | Schedule,
-    found: dict[str, Any],
+    found: Callable[[], dict[str, Any]],
     text: Callable[[], str],
     out: str,
     *,
@@ -56,10 +56,11 @@ def write(
     for message in rough:
         click.echo(f"Warning: {message}", err=True)
     if as_json:
-        found = {**found, "warnings": [*found.get("warnings", []), *rough]}
+        known = found()
+        known = {**known, "warnings": [*known.get("warnings", []), *rough]}
         paths: dict[str, str | None] = {role: str(path) for role, path in files.items()}
         paths.setdefault("figure", None)
-        click.echo(json.dumps({**found, "files": paths}, indent=1))
+        click.echo(json.dumps({**known, "files": paths}, indent=1))
     else:
         click.echo(text())
         click.echo("\n".join(_written(result, out, list(files.values()))))

@@ -71,4 +71,4 @@ def retarget(
         lines += paragraph("assumed", "the shape over the fraction of training suits the new length too")
         return "\n".join([*lines, *(line for text in advice for line in paragraph("peak", text))])
 
-    write(new, found, text, out, force=force, plot=not no_plot, as_json=as_json)
+    write(new, lambda: found, text, out, force=force, plot=not no_plot, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Train on handwritten digits with accelerate, twice: the second run on the schedule that the first one's norms give.
+"""Train on handwritten digits with accelerate, twice: the second run on a schedule that the first one's log gives.
 
     python examples/with_accelerate.py runs/accelerate
     torchrun --nproc-per-node 2 examples/with_accelerate.py runs/accelerate_2
@@ -74,15 +74,16 @@ def main() -> None:
     first = train(accelerator, epochs, refine.linear(updates, warmup_steps=updates // 20), peak, out / "first.jsonl")
 
     accelerator.wait_for_everyone()  # process 0 has written the log
-    result = refine.refined_schedule(refine.read_norms(out / "first.jsonl"))
-    accelerator.print(result.summary().splitlines()[0], *result.warnings, sep="\n")
+    result = refine.fit(out / "first.jsonl")
+    accelerator.print(result.summary())
     if accelerator.is_main_process:
-        refine.emit(result, out / "refined", force=True)
-    new_peak = result.prior.suggested_peak(result.peak_lr_ratio) or peak
+        result.save(out / "refined")
+    name = "refined" if result.already_ran else result.default  # never the same schedule twice
+    new_peak = result.peak_lr(name) or peak
 
-    second = train(accelerator, epochs, result.schedule, new_peak, out / "second.jsonl")
+    second = train(accelerator, epochs, result.schedules[name], new_peak, out / "second.jsonl")
     accelerator.print(f"held-out loss {first:.4f} with warmup and linear decay from {peak:.3g}")
-    accelerator.print(f"held-out loss {second:.4f} with {out / 'refined'} from {new_peak:.3g} (one seed: no ranking)")
+    accelerator.print(f"held-out loss {second:.4f} with {name} from {new_peak:.3g} (one seed each: no ranking)")
     accelerator.end_training()
 
 

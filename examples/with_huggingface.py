@@ -1,4 +1,4 @@
-"""Train a byte-level GPT-2 with the Trainer, twice: the second run on the schedule that the first one's norms give.
+"""Train a byte-level GPT-2 with the Trainer, twice: the second run on a schedule that the first one's log gives.
 
     python examples/with_huggingface.py runs/huggingface
 
@@ -74,14 +74,15 @@ def main() -> None:
     peak = 2e-3
     first = train(refine.linear(options.updates, warmup_steps=options.updates // 20), peak, out / "first.jsonl")
 
-    result = refine.refined_schedule(refine.read_norms(out / "first.jsonl"))
-    print(result.summary().splitlines()[0], *result.warnings, sep="\n")
-    refine.emit(result, out / "refined", force=True)
-    new_peak = result.prior.suggested_peak(result.peak_lr_ratio) or peak
+    result = refine.fit(out / "first.jsonl")
+    print(result.summary())
+    result.save(out / "refined")
+    name = "refined" if result.already_ran else result.default  # never the same schedule twice
+    new_peak = result.peak_lr(name) or peak
 
-    second = train(result.schedule, new_peak, out / "second.jsonl")
+    second = train(result.schedules[name], new_peak, out / "second.jsonl")
     print(f"held-out loss {first:.4f} with warmup and linear decay from {peak:.3g}")
-    print(f"held-out loss {second:.4f} with {out / 'refined'} from {new_peak:.3g} (one seed each: no ranking)")
+    print(f"held-out loss {second:.4f} with {name} from {new_peak:.3g} (one seed each: no ranking)")
 
 
 if __name__ == "__main__":

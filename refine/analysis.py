@@ -98,7 +98,7 @@ def fit(
     --------
     >>> result = fit([4.0] * 50 + [2.0] * 50, optimizer="adam", prior_schedule="linear")
     >>> result.refined
-    Schedule(total_steps=100, first=0.75, peak=1 at update 50, last=0.02)
+    Schedule(total_steps=100, first=0.6325, peak=1 at update 50, last=0.02)
     >>> result.recommended == result.linear, result.default
     (True, 'recommended')
     """
@@ -124,21 +124,21 @@ def fit(
     computed = all(found.rule.action != "not computed" for found in check(values) if found.raised)
     if computed:
         values |= _shape_values(weighted, yardstick)
-    baselines = {build.__name__: _gridded(build(steps, warmup_steps=warmup_steps)) for build in (linear, cosine)}
-    straight, bent = baselines["linear"].multiplier, with_warmup(bend(choice.bend, steps), warmup_steps)
-    refined = weighted if published else unimodal_multiplier(with_warmup(weighted, warmup_steps))
-    shapes = {
-        "refined": on_grid(refined) if computed else straight,
-        "recommended": straight if choice.bend == "linear" else on_grid(bent),
-        **{name: baseline.multiplier for name, baseline in baselines.items()},
-    }
+    baselines = {build.__name__: build(steps, warmup_steps=warmup_steps) for build in (linear, cosine)}
+    shapes = {name: on_grid(baseline.multiplier) for name, baseline in baselines.items()}
+    shapes["refined"] = shapes["recommended"] = shapes["linear"]
+    if computed:
+        refined = weighted if published else _with_one_rise(weighted, warmup_steps)
+        shapes["refined"] = on_grid(refined)
+    if choice.bend != "linear":
+        shapes["recommended"] = on_grid(with_warmup(bend(choice.bend, steps), warmup_steps))
     measures = yardstick.measure(shapes, prior, near)
     already_ran = prior.is_like(shapes["recommended"])
     checks = check({**values, "peak LR ratio": measures["recommended"].peak_lr_ratio})
     distance, distance_notes = _distance(norms, family, shapes["recommended"], near)
 
     result = Refinement(
-        schedules={name: baselines.get(name) or Schedule(shape) for name, shape in shapes.items()},
+        schedules={},
         choice=choice,
         reason=_reason(values["rho"], alike, choice),
         worth=alike,
@@ -163,8 +163,9 @@ def fit(
             *distance_notes,
         ),
     )
-    named = {name: baselines.get(name) or Schedule(shape, _provenance(name, result)) for name, shape in shapes.items()}
-    return replace(result, schedules=named)
+    about = {name: _provenance(name, result) for name in ("refined", "recommended")}
+    about |= {name: dict(baseline.provenance) for name, baseline in baselines.items()}
+    return replace(result, schedules={name: Schedule(shapes[name], facts) for name, facts in about.items()})
 
 
 refined_schedule = fit
@@ -193,13 +194,17 @@ def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:
     return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
 
 
-def _gridded(schedule: Schedule) -> Schedule:
-    return Schedule(on_grid(schedule.multiplier), schedule.provenance)
-
-
 def _is_unlike(prior: Prior) -> bool:
     """Whether no log of the benchmark is like this one: all of those are of runs that decayed linearly."""
     return prior.multiplier is not None and not decays_linearly(prior)
+
+
+def _with_one_rise(weighted: NDArray[np.float64], warmup_steps: int) -> NDArray[np.float64]:
+    """The weights' schedule behind its warmup, with one rise and one fall.
+
+    A dip behind the warmup pulls down the update that ends it, so that the line up to there is drawn anew.
+    """
+    return with_warmup(unimodal_multiplier(with_warmup(weighted, warmup_steps)), warmup_steps)
 
 
 class _Yardstick:
@@ -208,7 +213,7 @@ class _Yardstick:
     def __init__(
         self, norms: GradientNorms, reflected: NDArray[np.float64], family: OptimizerFamily, steps: int
     ) -> None:
-        self.updates = thinned(steps, COMPARE_STEPS)
+        self.steps, self.updates = steps, thinned(steps, COMPARE_STEPS)
         size = self.updates.size
         self.smoothed = norms.on_updates(reflected, size)
         self.squared, self.raw_squared = (
@@ -218,6 +223,10 @@ class _Yardstick:
 
     def best(self, multiplier: NDArray[np.float64]) -> float:
         return best_omega(multiplier[self.updates], self.squared)
+
+    def best_straight(self) -> float:
+        """Of linear decay without a warmup."""
+        return best_omega(1.0 - self.updates / self.steps, self.squared)
 
     def raw_excess(self, multiplier: NDArray[np.float64]) -> float:
         """Best bound on the raw norms over the least one there is (the closed form, within 1e-3 of it)."""
@@ -262,7 +271,7 @@ def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[
         "first multiplier": float(weighted[0]),
         "peak position": peak_fraction(weighted),
         "decay exponent": anneal[0] if anneal else None,
-        "bound gain": yardstick.best(linear(weighted.size).multiplier) / yardstick.best(weighted),
+        "bound gain": yardstick.best_straight() / yardstick.best(weighted),
         "raw bound": yardstick.raw_excess(weighted),
     }
 
@@ -348,6 +357,6 @@ def _provenance(name: str, result: Refinement) -> dict[str, Any]:
         "smoothing_fraction": norms.pool.smoothing if norms.pool else result.smoothing,
         "warmup_steps": 0 if refined and result.published else result.warmup_steps,
         "prior_peak_lr": result.prior.peak_lr,
-        "suggested_peak_lr": result.prior.suggested_peak(result.measures[name].peak_lr_ratio),
+        "suggested_peak_lr": result.peak_lr(name),
         "assumptions": list(result.assumptions),
     }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["csv_rows", "json_rows", "on_grid"]
 
 _GRID = 1e15
-_CHUNK = 65_536
+_CHUNK = 8_192
 _FAST_FROM = 100_000
 
 
@@ -92,8 +92,9 @@ def _ascii(integers: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     """Decimal digits of integers >= 0 as ASCII, shape (n, width), padded with zeros."""
     groups = np.empty((integers.size, -(-width // 4)), np.uint32)
     for column in range(groups.shape[1] - 1, -1, -1):
-        integers, group = np.divmod(integers, 10_000)
-        groups[:, column] = _four_digits()[group]
+        rest = integers // 10_000  # six times as fast as divmod
+        groups[:, column] = _four_digits()[integers - rest * 10_000]
+        integers = rest
     return groups.view(np.uint8)[:, -width:]
 
 

@@ -94,6 +94,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], *, ax: Axes | None = None)
 
     Examples
     --------
+    >>> from refine import cosine, linear
     >>> ax = plot_schedules({"linear": linear(10), "cosine": cosine(10)})
     >>> [line.get_label() for line in ax.get_lines()]
     ['linear', 'cosine']

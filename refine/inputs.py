@@ -35,8 +35,9 @@ def as_norms(
     Parameters
     ----------
     log : path, sequence of paths, DataFrame, Series, array_like or GradientNorms
-        Of a table the columns are found by name, as in a file. An index other than the default one holds the steps;
-        so does that of a Series, whose values are the norms.
+        Of a table the columns are found by name, as in a file; an index with a name is a column, too, and one without,
+        other than the default one, holds the steps where no column does. The values of a Series are the norms, its
+        index the steps; with the default index it has a norm an update.
     optimizer, smoothing
         As in `refine.fit`.
     **read
@@ -48,6 +49,7 @@ def as_norms(
     >>> norms.steps.tolist()
     [10, 20, 30]
     """
+    read = {name: value for name, value in read.items() if value is not None}
     if isinstance(log, GradientNorms):
         if read:
             raise RefineError(f"{next(iter(read))} says how to read a log, and these norms are read; leave it out")

@@ -83,6 +83,18 @@ def _own(column: npt.ArrayLike, kind: type[Number]) -> NDArray[Number]:
     return np.array(column, dtype=kind)
 
 
+def _numbers(name: str, column: npt.ArrayLike) -> NDArray[np.float64]:
+    """A column as float64, nan where it is masked; what float64 would make numbers of, dates for one, is refused."""
+    try:
+        array = np.asanyarray(column)
+        if array.dtype.kind in "bcmMV":
+            raise TypeError(f"their type is {array.dtype}")
+        numbers = array.astype(np.float64)
+        return numbers.filled(np.nan) if isinstance(numbers, np.ma.MaskedArray) else np.asarray(numbers)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise RefineError(f"{name} must be an array of numbers: {printable(error)}") from None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
     """How pooled norms came about: the number of logs, their smoothing, and the spread of their smoothed norms.
@@ -258,11 +270,13 @@ class GradientNorms:
         """
         if isinstance(values, Schedule):
             raise RefineError("norms is a Schedule; it must be the gradient norms of a run: read_norms reads a log")
-        try:
-            raw = np.asarray(values, dtype=np.float64)
-            given = None if steps is None else np.asarray(steps, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise RefineError(f"norms and steps must be arrays of numbers: {printable(error)}") from None
+        raw = _numbers("norms", values)
+        given = None if steps is None else _numbers("steps", steps)
+        if raw.ndim != 1:
+            raise RefineError(
+                f"norms have shape {raw.shape}; they must be (n,), one a logged update: "
+                "give fit a table as a pandas DataFrame"
+            )
         every = check_count("every", every, least=1)
         axis = np.arange(1, raw.size + 1, dtype=np.float64) * every if given is None else given
         cleaned = clean(axis, raw)

@@ -165,6 +165,13 @@ class Refinement:
         """The schedule that is used where none is named: the refined one, unless a check advises against it."""
         return "recommended" if self.against else "refined"
 
+    def peak_lr(self, name: str) -> float | None:
+        """Suggested peak learning rate with a schedule of `schedules`, for equal area; None where none is.
+
+        The logged run's peak is needed, and trusted to have been tuned.
+        """
+        return self.prior.suggested_peak(self.measures[name].peak_lr_ratio)
+
     @property
     def weights(self) -> NDArray[np.float64]:
         """1 / N at the logged points, maximum 1; shape (n,)."""

@@ -40,8 +40,8 @@ def smooth(
     """Median-filter ``values`` with a window of a fraction of their number, or of the updates that they span.
 
     With ``updates`` every value counts as often as there are updates nearer to it than to another one, but for at
-    most a fifth of the window, so that no value beside a gap decides alone. A log whose rows thin out is smoothed
-    like one that keeps them all; evenly spaced values give the same with and without.
+    most a fifth of the window, so that no value beside a gap of a tenth of the run or less decides alone. A log whose
+    rows thin out is smoothed like one that keeps them all; evenly spaced values give the same with and without.
 
     Both forms reflect the right edge (``c b a`` follows ``a b c``, the edge itself not repeated).
     ``left="reflect"`` does the same on the left. ``left="nearest"`` is the published form: the
@@ -78,7 +78,7 @@ def smooth(
     >>> smooth(g, fraction=0.5, left="nearest").tolist()
     [9.0, 2.0, 2.0, 3.0, 4.0, 4.0]
     >>> smooth(g, [1, 2, 3, 4, 5, 15], fraction=0.5).tolist()
-    [3.0, 3.0, 3.0, 4.0, 4.0, 5.0]
+    [2.0, 2.0, 2.0, 3.0, 4.0, 5.0]
     """
     array = np.asarray(values, dtype=np.float64)
     times = None if updates is None or array.size < 3 else _times(np.asarray(updates, dtype=np.int64), fraction)

@@ -260,7 +260,7 @@ def _stretched(schedule: Schedule, total_steps: int, old_warmup: int, new_warmup
     old_peak, new_peak = max(old_warmup - 1, 0), max(new_warmup - 1, 0)
     t = np.arange(total_steps)
     rising = (t + 1) * (max(old_warmup, 1) / max(new_warmup, 1)) - 1
-    if schedule.provenance.get("decision") == "refined":
+    if schedule.provenance.get("shape") == "refined":
         after = np.maximum(t * (schedule.total_steps / total_steps), old_peak)
     else:
         after = old_peak + (t - new_peak) * ((schedule.total_steps - old_peak) / (total_steps - new_peak))

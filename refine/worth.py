@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -200,7 +199,7 @@ def worth(optimizer: OptimizerFamily, rho: float | None, *, cases: Sequence[Case
     if len(nearest) < LEAST:
         return None
     excess = [case.excess for case in nearest]
-    return Worth(len(nearest), statistics.median(excess), min(excess), max(excess), tuple(map(str, nearest)))
+    return Worth(len(nearest), float(np.median(excess)), min(excess), max(excess), tuple(map(str, nearest)))
 
 
 def no_case(optimizer: OptimizerFamily, rho: float | None) -> str:

@@ -11,10 +11,10 @@ from refine import (
     Schedule,
     constant,
     cosine,
+    fit,
     from_name,
     linear,
     read_norms,
-    refined_schedule,
 )
 from refine.bound import best_omega, omega_at_best_peak, optimal_rates
 from refine.comparison import CAVEAT, DEFAULT_NAMES, compare, compare_named
@@ -52,7 +52,7 @@ def test_on_constant_norms_each_number_is_that_of_its_formula():
 
 @pytest.mark.parametrize(("optimizer", "power"), [("sgd", 2), ("adam", 1)])
 def test_a_log_ranks_on_smoothed_norms_and_guarantees_on_raw_ones(log, optimizer, power):
-    schedules = {"linear": linear(T), "refined": refined_schedule(log, optimizer=optimizer, mode="refined").schedule}
+    schedules = {"linear": linear(T), "refined": fit(log, optimizer=optimizer).refined}
     found = compare(schedules, log, optimizer=optimizer)
     smoothed, raw = smooth(log.values) ** power, log.values**power
     for row in found.rows:
@@ -108,21 +108,31 @@ def test_schedules_of_two_lengths_are_refused():
 
 
 def test_names_with_a_log(log, tmp_path):
-    result = refined_schedule(log, optimizer="sgd", mode="refined")
-    path = str(result.schedule.save(tmp_path / "schedule.json"))
+    result = fit(log, optimizer="sgd")
+    path = str(result.refined.save(tmp_path / "schedule.json"))
     found = compare_named(["cosine", "linear:warmup_steps=0", path], log, optimizer="sgd")
-    assert set(found.schedules) == {"logged run", "refined", "cosine", "linear:warmup_steps=0", path}
+    assert set(found.schedules) == {
+        "logged run",
+        "refined",
+        "recommended (linear)",
+        "cosine",
+        "linear:warmup_steps=0",
+        path,
+    }
+    assert found.schedules["recommended (linear)"] == result.recommended
     assert found.schedules["cosine"] == cosine(T, warmup_steps=30)
     assert found.schedules["linear:warmup_steps=0"] == linear(T)
-    assert found.schedules[path] == found.schedules["refined"] == result.schedule
+    assert found.schedules[path] == found.schedules["refined"] == result.refined
     assert found.reference == "logged run"
     by_name = {row.name: row for row in found.rows}
     assert by_name["logged run"].peak_lr_ratio == 1.0
     # The same numbers as refine fit.
     assert by_name["cosine"].relative_bound / by_name["refined"].relative_bound == pytest.approx(
-        result.gain_over_cosine, rel=1e-9
+        result.measures["cosine"].relative_bound / result.measures["refined"].relative_bound, rel=1e-9
     )
-    assert by_name["refined"].peak_lr_ratio == pytest.approx(result.peak_lr_ratio_by_bound, rel=1e-6)
+    assert by_name["refined"].peak_lr_ratio == pytest.approx(
+        result.measures["refined"].peak_lr_ratio_by_bound, rel=1e-6
+    )
     assert any("30 updates" in note for note in found.notes)
 
 

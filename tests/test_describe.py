@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from refine.cli.main import main
 
-from refine import RefineError, Schedule, constant, from_name, linear, read_norms, refined_schedule
+import refine
+from refine import RefineError, Schedule, constant, from_name, linear, read_norms
 from refine.bound import omega_at_best_peak
 from refine.describe import (
     decay_exponent,
@@ -149,7 +150,7 @@ def test_no_member_is_much_nearer_than_the_nearest(root):
     from scipy.optimize import differential_evolution
 
     norms = read_norms(root / "data" / "fashion_mnist_sgd.csv")
-    h = refined_schedule(norms, mode="refined").schedule.resample(400).multiplier
+    h = refine.fit(norms).refined.resample(400).multiplier
     t = np.arange(400)
 
     def squares(x):
@@ -206,9 +207,9 @@ def test_a_schedule_with_drops_has_something_near():
 
 def test_refined_schedules_have_something_near(root):
     """Of our own SGD log."""
-    found = nearest(refined_schedule(read_norms(root / "data" / "fashion_mnist_sgd.csv"), mode="refined").schedule)
+    found = nearest(refine.fit(root / "data" / "fashion_mnist_sgd.csv").refined)
     r2 = {member.family: member.r2 for member in found}
-    assert r2["wsd"] == pytest.approx(0.979, abs=0.001)
+    assert r2["wsd"] == pytest.approx(0.980, abs=0.001)
     assert max(r2["linear"], r2["cosine"]) < 0.9 < r2["wsd"] <= found[0].r2
 
 
@@ -246,7 +247,7 @@ class TestLowEnds:
     def test_the_nearest_costs_less_in_the_bound_than_linear_decay(self, shared):
         """On a real log of 65,000 updates; with 0.076, which least squares alone prefer, it costs more."""
         norms = read_norms(shared / "logs" / "gpt.csv")
-        schedule = refined_schedule(norms, mode="refined").schedule
+        schedule = refine.fit(norms).refined
         squared = norms.on_updates(norms.values, schedule.total_steps)
         straight = linear(schedule.total_steps, warmup_steps=1300)
         (member,) = nearest(schedule, ["wsd:shape=linear"])

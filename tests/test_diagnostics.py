@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refine.cli.main import main
 
-from refine import GradientNorms, constant, from_name, linear, read_norms, refined_schedule
+from refine import GradientNorms, constant, fit, from_name, linear, read_norms
 from refine.diagnostics import RULES, check, late_rise
 from refine.health import inspect
 
@@ -21,8 +21,8 @@ def noise(sigma, seed=0, size=T):
     return np.random.default_rng(seed).lognormal(sigma=sigma, size=size)
 
 
-def flag(flags):
-    (found,) = [f for f in flags if f.rule.name == "late rise"]
+def late(checks):
+    (found,) = [f for f in checks if f.rule.name == "late rise"]
     return found
 
 
@@ -77,13 +77,13 @@ class TestLateRise:
         assert late_rise(np.where(AT < 0.9, 1e-300, 1e300), AT, LINEAR) == math.inf
 
 
-class TestFlag:
-    def test_the_rule_warns_and_says_what_to_do(self):
+class TestCheck:
+    def test_the_rule_advises_against_it_and_says_what_to_do(self):
         (rule,) = [rule for rule in RULES if rule.name == "late rise"]
-        assert (rule.about, rule.action, rule.advice) == ("norms", "warn", "warn if above 1.1")
+        assert (rule.about, rule.action, rule.advice) == ("norms", "not recommended", "not recommended if above 1.1")
         for text in ("weight decay", "AdamC (arXiv:2506.02285)", "make_scheduler(..., scale_weight_decay=True)"):
             assert text in rule.reason
-        assert not flag(check({"late rise": None})).raised
+        assert not late(check({"late rise": None})).raised
 
     @pytest.mark.parametrize(
         ("shape", "rates", "raised"),
@@ -97,20 +97,21 @@ class TestFlag:
     )
     def test_fit_and_inspect_both_show_it(self, shape, rates, raised):
         norms = GradientNorms.from_values(shape * noise(0.1), learning_rate=rates)
-        fitted, inspected = refined_schedule(norms, optimizer="adam", mode="refined"), inspect(norms)
+        fitted, inspected = fit(norms, optimizer="adam"), inspect(norms)
         for result in (fitted, inspected):
-            assert flag(result.flags).raised is raised
+            assert late(result.checks).raised is raised
             assert any("scale_weight_decay" in warning for warning in result.warnings) is raised
-            row = next(line for line in result.summary().splitlines() if "late rise" in line)
-            assert row.endswith("WARN" if raised else "ok")
+            text = result.summary() if result is inspected else result.summary(verbose=True)
+            row = next(line for line in text.splitlines() if "late rise" in line)
+            assert row.endswith("NOT RECOMMENDED" if raised else "ok")
             json.dumps(result.to_dict(), allow_nan=False)
-        assert flag(fitted.flags).value == flag(inspected.flags).value
+        assert late(fitted.checks).value == late(inspected.checks).value
 
     def test_a_prior_schedule_tells_the_rates(self):
         norms = GradientNorms.from_values(np.where(AT < 0.9, 1.0, 1.4) * noise(0.1))
-        assert flag(refined_schedule(norms, optimizer="adam").flags).value is None
-        assert flag(refined_schedule(norms, optimizer="adam", prior_schedule="cosine").flags).raised
-        assert flag(refined_schedule(norms, optimizer="adam", prior_schedule="constant").flags).value is None
+        assert late(fit(norms, optimizer="adam").checks).value is None
+        assert late(fit(norms, optimizer="adam", prior_schedule="cosine").checks).raised
+        assert late(fit(norms, optimizer="adam", prior_schedule="constant").checks).value is None
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -118,7 +119,7 @@ class TestFlag:
     )
     def test_our_own_logs(self, root, name, value):
         """A CNN without normalisation; a transformer with layer norms and weight decay, where it is raised."""
-        found = flag(inspect(read_norms(root / "data" / f"{name}.csv")).flags)
+        found = late(inspect(read_norms(root / "data" / f"{name}.csv")).checks)
         assert found.value == pytest.approx(value, abs=0.001)
         assert found.raised == (value > 1.1)
 
@@ -136,7 +137,7 @@ class TestFlag:
     )
     def test_logs_of_language_models_have_it_where_the_rate_falls(self, shared, name, value):
         """AdamW; the higher the rate the larger: decay acts through rate times decay."""
-        found = flag(inspect(read_norms(shared / "llm-runs" / "grad_norm" / f"{name}_T50000.csv")).flags)
+        found = late(inspect(read_norms(shared / "llm-runs" / "grad_norm" / f"{name}_T50000.csv")).checks)
         assert found.raised is (value is not None)
         assert found.value == (value if value is None else pytest.approx(value, abs=0.006))
 

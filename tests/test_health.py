@@ -58,9 +58,9 @@ def test_the_report_is_json_and_counts_everything(make_log):
         assert line in text
 
 
-def test_flags_of_the_norms_alone_are_shown():
+def test_checks_of_the_norms_alone_are_shown():
     falling = inspect(GradientNorms.from_values(noisy() * np.linspace(1, 0.05, 400)))
-    rho = next(flag for flag in falling.flags if flag.rule.name == "rho")
-    assert rho.advises_linear
+    rho = next(found for found in falling.checks if found.rule.name == "rho")
+    assert rho.against
     assert any("rho is" in warning for warning in falling.warnings)
-    assert {flag.rule.about for flag in falling.flags} == {"norms"}
+    assert {found.rule.about for found in falling.checks} == {"norms"}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from refine import GradientNorms, RefineError, linear
 from refine.hygiene import clean, clipping_plateau, match, overflow_marks
+from refine.smoothing import smooth
 
 nan, inf = float("nan"), float("inf")
 rows = st.lists(
@@ -227,7 +228,24 @@ def test_arrays_are_copied_and_read_only():
         ([1.0, 1.0], None, {"loss": [1.0]}, "both must be"),
         ([1.0, 1.0], None, {"every": 0}, "every is 0; it must be an integer >= 1"),
         ([1.0, 1.0], None, {"logged_steps": "9"}, "logged_steps is '9'; it must be an integer >= 1"),
-        ("norms", None, {}, "norms and steps must be arrays of numbers"),
+        ("norms", None, {}, "norms must be an array of numbers: could not convert string to float"),
+        ([1.0, 1.0], ["a", "b"], {}, "steps must be an array of numbers: could not convert string to float"),
+        ([1.0 + 0j, 1.0], None, {}, "norms must be an array of numbers: their type is complex128"),
+        ([True, True], None, {}, "norms must be an array of numbers: their type is bool"),
+        (
+            np.array(["2024-01-01"] * 2, "M8[s]"),
+            None,
+            {},
+            "norms must be an array of numbers: their type is datetime64",
+        ),
+        ([10**400, 1], None, {}, "norms must be an array of numbers: int too large"),
+        (
+            [[1.0, 1.0]] * 3,
+            None,
+            {},
+            r"norms have shape \(3, 2\); they must be \(n,\), one a logged update: give",
+        ),
+        (3.0, None, {}, r"norms have shape \(\); they must be \(n,\)"),
         (linear(9), None, {}, "norms is a Schedule; it must be the gradient norms of a run: read_norms reads a log"),
         ([1.0] * 5, [1, 2, 1, 2, 1], {}, "3 of 5 rows repeat a step of another row; a step column that starts anew"),
     ],
@@ -235,6 +253,41 @@ def test_arrays_are_copied_and_read_only():
 def test_unusable_input_is_refused(values, steps, options, message):
     with pytest.raises(RefineError, match=message):
         GradientNorms.from_values(values, steps, **options)
+
+
+def test_masked_norms_are_missing():
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], mask=[False, True, False])
+    norms = GradientNorms.from_values(masked)
+    assert norms.steps.tolist() == [1, 3]
+    assert dict(norms.dropped) == {"non-finite": 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "words"),
+    [
+        (range(1, 41), None, "every step"),
+        (range(40), None, "every step"),
+        (range(1, 41), 50, "every step of a part"),
+        (range(11, 51), None, "every step of a part"),
+        (range(10, 401, 10), None, "every 10 steps"),
+        ([1, 2, 3, 5, 6, 7], None, "1 to 2 steps apart"),
+        ([10, 20, 30, 41, 50], None, "usually every 10 steps"),
+        ([1, 2, 3, 5000], None, "1 to 4,997 steps apart"),
+    ],
+)
+def test_spacing_in_words(steps, total, words):
+    steps = np.array(steps)
+    assert GradientNorms.from_values(np.ones(steps.size), steps, logged_steps=total).spacing == words
+
+
+def test_smoothed_is_the_median_over_a_share_of_the_updates():
+    rng = np.random.default_rng(0)
+    even = GradientNorms.from_values(rng.lognormal(size=200), np.arange(5, 1001, 5))
+    assert np.array_equal(even.smoothed(0.2), smooth(even.values, fraction=0.2))
+    steps = np.concatenate([np.arange(1, 101), np.arange(110, 1001, 10)])
+    thinned = GradientNorms.from_values(rng.lognormal(size=190), steps)
+    assert np.array_equal(thinned.smoothed(), smooth(thinned.values, steps))
+    assert not np.array_equal(thinned.smoothed(), smooth(thinned.values))
 
 
 def test_the_constructor_checks_and_does_not_clean():

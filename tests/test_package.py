@@ -42,7 +42,7 @@ def test_import_and_help_cost_nothing(tmp_path):
 def test_the_library_works_without_torch(tmp_path):
     script = (
         "import sys; sys.modules['torch'] = None; import refine;"
-        "r = refine.refined_schedule([1.0] * 30); refine.emit(r, 'out'); print(r.schedule.total_steps)"
+        "r = refine.fit([1.0] * 30); refine.emit(r, 'out'); print(r.refined.total_steps)"
     )
     assert python(script, tmp_path) == "30\n"
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refine import GradientNorms, RefineError, refined_schedule
+from refine import GradientNorms, RefineError, fit
 from refine.pool import pool
 from refine.smoothing import smooth
 
@@ -27,9 +27,11 @@ def test_logs_at_the_same_steps_give_the_median_of_their_smoothed_norms():
 
 def test_one_log_three_times_is_that_log():
     log = seeds(1)[0]
-    pooled = refined_schedule(pool([log] * 3), smoothing=0.0, optimizer="adam", mode="refined")
-    alone = refined_schedule(log, smoothing=0.1, optimizer="adam", mode="refined")
-    np.testing.assert_allclose(pooled.schedule.multiplier, alone.schedule.multiplier, rtol=1e-12)
+    pooled = fit(pool([log] * 3), smoothing=0.0, optimizer="adam")
+    alone = fit(log, smoothing=0.1, optimizer="adam")
+    for name in pooled.schedules:
+        one, other = pooled.schedules[name].multiplier, alone.schedules[name].multiplier
+        np.testing.assert_allclose(one, other, rtol=1e-12)
     assert pooled.norms.pool.spread.max() == 0.0
 
 
@@ -75,10 +77,10 @@ def test_logs_that_do_not_go_together_are_refused():
 
 
 def test_the_summary_and_the_figure_show_the_spread():
-    result = refined_schedule(pool(seeds()), smoothing=0.0)
-    text = result.summary()
+    result = fit(pool(seeds()), smoothing=0.0)
+    text = " ".join(result.summary(verbose=True).split())
     assert "pooled: median of 3 logs on the fraction of training; their smoothed norms differ by" in text
-    assert "each log's median over 0.1 of its points" in text
+    assert "each log's median over 0.1 of its updates" in text
     assert result.to_dict()["pooled_logs"] == 3
     from refine import plot
 

@@ -1,4 +1,5 @@
 import json
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -6,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy.optimize import minimize
 
-from refine import RefineError, linear, read_norms, refined_schedule
+from refine import RefineError, fit, linear, read_norms
+from refine.describe import peak_fraction
 from refine.refinement import (
     inverse_squared_norms,
-    progress_multiplier,
     published_multiplier,
     refined_multiplier,
+    unimodal_multiplier,
 )
 
 norms = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=50)
@@ -39,12 +42,7 @@ def test_refined_is_theorem_3_with_a_virtual_last_point(weights):
 
 @pytest.mark.parametrize("total_steps", [1, 2, 7, 1000])
 def test_constant_norms_give_linear_decay(total_steps):
-    expected = linear(total_steps).multiplier
-    assert_allclose(refined_multiplier(np.full(total_steps, 0.3)), expected, rtol=1e-12)
-    logged = np.cos(np.arange(1, total_steps + 1) / total_steps)  # any schedule
-    assert_allclose(
-        progress_multiplier(np.full(total_steps, 7.0), logged, total_steps=total_steps), expected, rtol=1e-12
-    )
+    assert_allclose(refined_multiplier(np.full(total_steps, 0.3)), linear(total_steps).multiplier, rtol=1e-12)
 
 
 def test_weights_follow_the_family():
@@ -64,66 +62,121 @@ def test_scaling_all_norms_changes_nothing(values, family, scale):
 
 @given(wild_norms, families)
 def test_multipliers_are_finite_positive_and_peak_at_one(values, family):
-    weights = inverse_squared_norms(values, optimizer=family)
-    for h in (refined_multiplier(weights), progress_multiplier(1 / weights, np.ones(len(values)), total_steps=30)):
+    weighted = refined_multiplier(inverse_squared_norms(values, optimizer=family))
+    for h in (weighted, unimodal_multiplier(weighted)):
         assert np.all(np.isfinite(h))
         assert np.all(h > 0)
         assert h.max() == 1.0
 
 
-@given(norms, st.integers(1, 80), st.sampled_from([0.0, 0.25, 0.5]))
-def test_progress_form_by_its_definition(values, total_steps, alpha):
-    n = np.array(values)
-    rates = np.linspace(0.2, 1.0, n.size)
-    clipped = np.clip(n / np.median(n), 0.5, 2.0) ** alpha
-    remaining = [np.sqrt(rates[t:].sum() / rates.sum()) for t in range(n.size)] + [0.0]
-    tau = [0.0]
-    for t in range(n.size):
-        tau.append(tau[-1] + clipped[t] * (remaining[t] - remaining[t + 1]))
-    tau = np.array(tau) / tau[-1]
-    at = np.arange(total_steps) / total_steps
-    expected = np.interp(at, tau, remaining) / np.interp(at, tau[:-1], clipped)
-    h = progress_multiplier(n, rates, total_steps=total_steps, alpha=alpha)
-    assert_allclose(h, expected / expected.max(), rtol=1e-9)
+def one_rise_one_fall(h):
+    change, peak = np.diff(h), int(np.argmax(h))
+    return bool(np.all(change[:peak] >= 0.0) and np.all(change[peak:] <= 0.0))
 
 
-def test_progress_form_bends_linear_decay_by_at_most_19_percent():
-    rng = np.random.default_rng(0)
-    n = np.exp(3 * rng.standard_normal(500))
-    h = progress_multiplier(n, np.ones(500), total_steps=500)
-    ratio = h / linear(500).multiplier
-    # 19 % either way around a common factor: within 2^(1/2) of each other, the time axis apart.
-    assert 1.0 < ratio.max() / np.median(ratio) < 1.42
+def pooled_by_hand(values):
+    """Isotonic regression, rising: the least over all ends of the greatest mean over all starts."""
+    n = len(values)
+    means = [[math.fsum(values[i : j + 1]) / max(j + 1 - i, 1) for j in range(n)] for i in range(n)]
+    return [min(max(means[i][j] for i in range(k + 1)) for j in range(k, n)) for k in range(n)]
 
 
-def test_progress_form_takes_rates_of_zero():
-    h = progress_multiplier([1.0, 2.0, 1.0, 1.0], [0.0, 1.0, 0.5, 0.0], total_steps=6)
-    assert np.all(np.isfinite(h))
-    assert np.all(h > 0)
+schedules = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=40)
+
+
+class TestUnimodal:
+    @given(schedules)
+    def test_one_rise_one_fall_whose_peak_and_areas_are_kept(self, values):
+        h = unimodal_multiplier(values)
+        peak = int(np.argmax(values))
+        assert one_rise_one_fall(h)
+        assert h.max() == h[peak] == values[peak]
+        assert h[:peak].sum() == pytest.approx(sum(values[:peak]), rel=1e-12)
+        assert h[peak:].sum() == pytest.approx(sum(values[peak:]), rel=1e-12)
+        assert np.all((min(values) * (1 - 1e-12) <= h) & (h <= max(values)))
+        assert_allclose(unimodal_multiplier(h), h, rtol=1e-12)
+
+    @given(schedules)
+    def test_by_the_min_max_formula(self, values):
+        peak = int(np.argmax(values))
+        rise, fall = pooled_by_hand(values[: peak + 1]), pooled_by_hand(values[peak:][::-1])[::-1]
+        assert_allclose(unimodal_multiplier(values), rise[:-1] + fall, rtol=1e-12)
+
+    @given(st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=6))
+    def test_nothing_of_that_peak_is_nearer(self, values):
+        """A quadratic program on small cases."""
+        peak, n = int(np.argmax(values)), len(values)
+        h = unimodal_multiplier(values)
+        steps = np.diff(np.eye(n), axis=0) * np.where(np.arange(n - 1) < peak, 1.0, -1.0)[:, None]
+        found = minimize(
+            lambda x: np.sum((x - values) ** 2),
+            h + 1e-3 * np.linspace(-1.0, 1.0, n),
+            jac=lambda x: 2.0 * (x - values),
+            constraints={"type": "ineq", "fun": lambda x: steps @ x, "jac": lambda x: steps},
+            method="SLSQP",
+            options={"ftol": 1e-14},
+        )
+        assert np.sum((h - values) ** 2) <= found.fun + 1e-9
+
+    @given(schedules, schedules)
+    def test_what_is_unimodal_comes_out_as_it_is(self, rise, fall):
+        values = np.array([*sorted(rise), 1.0, *sorted(fall, reverse=True)])
+        h = unimodal_multiplier(values)
+        assert np.array_equal(h, values)
+        h[0] = 9.0  # a copy of our own
+        assert values[0] <= 1.0
+
+    @pytest.mark.parametrize("kind", ["read-only", "strided", "float32", "list"])
+    def test_any_array_in_and_never_mutated(self, kind):
+        base = np.array([0.5, 0.25, 1.0, 0.5, 0.75, 0.25])
+        given_values = {
+            "read-only": base,
+            "strided": np.repeat(base, 2)[::2],
+            "float32": base.astype(np.float32),
+            "list": base.tolist(),
+        }[kind]
+        if kind == "read-only":
+            base.flags.writeable = False
+        before = np.array(given_values)
+        h = unimodal_multiplier(given_values)
+        assert h.dtype == np.float64
+        assert h.tolist() == [0.375, 0.375, 1.0, 0.625, 0.625, 0.25]
+        assert np.array_equal(before, given_values)
+
+    @pytest.mark.parametrize("family", ["sgd", "adam"])
+    def test_rounded_norms_leave_no_saw_tooth(self, family):
+        """Two decimals: the weights jump from one rounded level to the next, and fall slowly in between."""
+        t = np.arange(2000)
+        norms = (1.0 + 0.2 * np.exp(-t / 100) - 0.1 * t / 2000).round(2)
+        raw = refined_multiplier(inverse_squared_norms(norms, optimizer=family))
+        assert np.any(np.diff(raw[np.argmax(raw) :]) > 0.0)
+        assert one_rise_one_fall(unimodal_multiplier(raw))
+        assert one_rise_one_fall(fit(norms, optimizer=family).refined.multiplier)
+        assert not one_rise_one_fall(fit(norms, optimizer=family, published=True).refined.multiplier)
 
 
 CASES = [("gpt.csv", 2), ("gpt.csv", 1), ("dlrm.csv", 2), ("imagenet_gnorm.csv", 2), ("roberta_l1.csv", 1)]
 
 
 @pytest.mark.parametrize(("name", "exponent"), CASES)
-def test_paper_mode_equals_the_reference_values(shared, name, exponent):
+def test_published_equals_the_reference_values(shared, name, exponent):
     reference = json.loads((shared / "reference" / "refined_multipliers.json").read_text())
     (case,) = [c for c in reference["cases"] if (c["file"], c["exponent"]) == (name, exponent)]
     log = read_norms(shared / "logs" / name)
-    result = refined_schedule(log, mode="paper", optimizer="sgd" if exponent == 2 else "adam", smoothing=case["tau"])
+    result = fit(log, published=True, optimizer="sgd" if exponent == 2 else "adam", smoothing=case["tau"])
     h = result.logged_multiplier
     assert h.size == case["points"] == log.steps.size
     index = np.rint(np.array(case["fraction"]) * (h.size - 1)).astype(int)
     assert_allclose(h[index], case["multiplier"], rtol=0, atol=1e-9)
     assert np.argmax(h) / (h.size - 1) == pytest.approx(case["argmax_fraction"], abs=1e-9)
     assert h[-1] == 0.0
-    assert result.schedule.total_steps == log.total_steps
-    assert result.schedule.multiplier.min() > 0
+    assert result.refined.total_steps == log.total_steps
+    assert result.refined.multiplier.min() > 0
 
 
 @pytest.mark.parametrize(
     ("name", "optimizer", "peak"), [("roberta_l1.csv", "adam", 0.45), ("imagenet_gnorm.csv", "sgd", 0.01)]
 )
-def test_paper_mode_peaks_where_the_published_schedules_do(shared, name, optimizer, peak):
-    result = refined_schedule(read_norms(shared / "logs" / name), mode="paper", optimizer=optimizer)
-    assert result.to_dict()["peak_fraction"] == pytest.approx(peak, abs=0.005)
+def test_published_peaks_where_the_published_schedules_do(shared, name, optimizer, peak):
+    result = fit(shared / "logs" / name, published=True, optimizer=optimizer)
+    assert peak_fraction(result.refined.multiplier) == pytest.approx(peak, abs=0.005)

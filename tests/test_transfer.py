@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import digamma
 
-from refine import GradientNorms, RefineError, Schedule, constant, cosine, linear, refined_schedule, wsd
+from refine import GradientNorms, RefineError, Schedule, constant, cosine, fit, linear, wsd
 from refine.bound import best_omega, omega, omega_at_best_peak, omega_gradient, omega_of_run
 from refine.refinement import refined_multiplier
 from refine.transfer import best_tail, for_batch_size, peak_advice, peak_ratio_by_bound, retarget, tail_bound
@@ -90,12 +90,12 @@ def test_a_refined_schedule_is_retargeted_as_its_log_would_be():
     norms = GradientNorms.from_values(
         1 + 4 * np.exp(-t / 150) + t / 4000, t, learning_rate=linear(2000, warmup_steps=60).multiplier
     )
-    refined = partial(refined_schedule, norms, optimizer="sgd", mode="refined")
+    refined = partial(fit, norms, optimizer="sgd")
     result = refined()
-    assert result.schedule.provenance["decision"] == "refined"
+    assert result.refined.provenance["shape"] == "refined"
     for steps in (700, 2000, 9000):
-        again = refined(total_steps=steps).schedule.multiplier
-        found = retarget(result.schedule, steps)
+        again = refined(total_steps=steps).refined.multiplier
+        found = retarget(result.refined, steps)
         behind = max(60, math.ceil(60 * steps / 2000))  # what the old warmup did not cover
         assert_allclose(found.multiplier[behind:], again[behind:], atol=0.02)
         assert found.total_steps == steps

@@ -361,7 +361,7 @@ def test_the_artefact_and_its_correction(tmp_path):
             optimizer.step()
             scheduler.step()
         found = inspect(GradientNorms.from_values(norms, learning_rate=rates))
-        raised[scaled] = next(flag for flag in found.flags if flag.rule.name == "late rise")
+        raised[scaled] = next(check for check in found.checks if check.rule.name == "late rise")
     assert raised[False].value > 1.5
     assert raised[False].raised
     assert raised[True].value < 1.05

@@ -71,12 +71,13 @@ def module_text(schedules: Mapping[str, Schedule], default: str) -> str:
     """
     _check_names(schedules, default)
     # Rounding the heights takes up to 0.06 of the tolerance.
-    tolerances = dict.fromkeys(_firsts(schedules).values(), 0.93 * TOLERANCE)
+    firsts = _firsts(schedules)
+    tolerances = dict.fromkeys(firsts.values(), 0.93 * TOLERANCE)
     points = {name: knots(schedules[name], tolerance) for name, tolerance in tolerances.items()}
     while max(tolerances.values()) < 1.0:
         if all(points.values()):
             tables = {name: table(schedules[name], points[name]) for name in points}
-            named = {name: tables[first] for name, first in _firsts(schedules).items()}
+            named = {name: tables[first] for name, first in firsts.items()}
             docstring, imports, after = template()
             block = named_tables(named, default, schedules[default])
             text = docstring.replace("@HEAD@.", _head(named, default)) + imports + block + after
@@ -110,8 +111,10 @@ def _check_names(schedules: Mapping[str, Schedule], default: str) -> None:
 
 def _firsts(schedules: Mapping[str, Schedule]) -> dict[str, str]:
     """By name: the first name of the same schedule."""
-    first: dict[Schedule, str] = {}
-    return {name: first.setdefault(schedule, name) for name, schedule in schedules.items()}
+    return {
+        name: next(first for first in schedules if schedules[first] is schedule or schedules[first] == schedule)
+        for name, schedule in schedules.items()
+    }
 
 
 def _head(tables: Mapping[str, Table], default: str) -> str:

@@ -7,65 +7,123 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..errors import RefineError
+from ..files import printable
 from ..norms import GradientNorms
 from .base import Column, ReadOptions, Records
 from .choose import choose
-from .columns import RUN_NAMES
-from .long import coded
+from .columns import RUN_NAMES, find
+from .long import LongTable, coded, long_columns, numbers
 
 __all__ = ["read_frame"]
 
-_NORM, _STEP = "grad_norm", "step"
+_NORM, _INDEX = "grad_norm", "index"
 
 
 def read_frame(table: pd.DataFrame | pd.Series[Any], options: ReadOptions) -> GradientNorms:
-    """Norms of a table; an index other than the default one, and a Series' own, holds the steps.
+    """Norms of a table, or of a Series.
 
-    A Series with the default index has a norm an update.
+    A named index of a table is a column like the others; one without a name, but for the default one, holds the steps
+    where no column does. A Series' own holds the steps; with the default one it has a norm an update.
 
     Raises
     ------
     RefineError
         As of a file: no norm is found, several runs, steps that are no numbers.
     """
-    name = type(table).__name__
+    kind = type(table).__name__
+    if table.index.nlevels > 1:
+        raise RefineError(
+            f"the {kind} has an index of {table.index.nlevels} levels; make it one of steps: reset_index()"
+        )
+    if table.size == 0:
+        raise RefineError(f"the {kind} is empty; it must hold the norms of a run, a row a logged update")
     if isinstance(table, pd.Series):
-        column = str(_NORM if table.name is None else table.name)
-        options = replace(options, column=options.column or column)
-        table = table.to_frame(column)
-        if _is_default(table.index) and options.every is None:
-            options = replace(options, every=1)
-    if not _is_default(table.index):
-        if table.index.nlevels > 1:
-            raise RefineError(
-                f"{name}: its index has {table.index.nlevels} levels; make it one of steps: reset_index()"
-            )
-        label = str(table.index.name or _STEP)
-        if label not in map(str, table.columns):
-            table = table.reset_index(names=label)
-            options = replace(options, step_column=options.step_column or label)
-    return choose(_records(table, name, options), options, name=name, companions={})
+        return _choose(*_of_series(table, options), kind)
+    if table.columns.nlevels > 1:
+        raise RefineError(
+            f"the {kind} has columns of {table.columns.nlevels} levels; give them one name each: "
+            'table.columns = table.columns.map("/".join)'
+        )
+    named = (options.column, options.step_column, options.lr_column)
+    column, step_column, lr_column = (None if name is None else str(name) for name in named)
+    options = replace(options, column=column, step_column=step_column, lr_column=lr_column)
+    titles = [str(label) for label in table.columns]
+    columns = list(zip(titles, (table.iloc[:, i] for i in range(len(titles))), strict=True))
+    label = None if table.index.name is None else str(table.index.name)
+    if label is None and not _is_default(table.index) and step_column is None and not find("step", titles):
+        label = _free(titles)
+        options = replace(options, step_column=label)
+    if label is not None:
+        columns.append((label, pd.Series(table.index)))
+    return _choose(_records(columns, len(table), options), options, kind)
 
 
-def _records(table: pd.DataFrame, name: str, options: ReadOptions) -> Records:
-    """The columns that may matter; a missing value is no value, as an empty cell of a file is none."""
-    columns, runs = [], None
-    for label, values in table.items():
-        title = str(label)
-        if title in RUN_NAMES:
-            codes, names = coded(values)
-            runs = (names, codes) if len(names) > 1 else None
+def _choose(records: Records, options: ReadOptions, kind: str) -> GradientNorms:
+    return choose(replace(records, format=kind), options, name=kind, companions={})
+
+
+def _of_series(norms: pd.Series[Any], options: ReadOptions) -> tuple[Records, ReadOptions]:
+    """Its values are the norms, whatever its name says."""
+    name = str(_NORM if norms.name is None else norms.name)
+    options = replace(options, column=options.column or name)
+    columns = [(name, norms)]
+    if not _is_default(norms.index):
+        label = str(norms.index.name or _INDEX)
+        label = _free([name]) if label == name else label
+        columns.append((label, pd.Series(norms.index)))
+        options = replace(options, step_column=options.step_column or label)
+    elif options.every is None:
+        options = replace(options, every=1)
+    return Records("", [_column(*each) for each in columns], len(norms), [each for each, _ in columns]), options
+
+
+def _records(columns: list[tuple[str, pd.Series[Any]]], rows: int, options: ReadOptions) -> Records:
+    """The columns that may matter; the first that names runs, as in a file."""
+    titles = [title for title, _ in columns]
+    if place := long_columns(titles):
+        long = LongTable(options)
+        long.add(*(None if i is None else columns[i][1].reset_index(drop=True) for i in place))
+        return long.records("", titles)
+    kept: dict[str, Column] = {}
+    runs = None
+    for title, values in columns:
+        if title in RUN_NAMES and title not in (options.column, options.step_column, options.lr_column):
+            if runs is None:
+                codes, names = coded(values)
+                runs = (names, codes)
         elif options.wants(title):
-            numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            known = values.notna().to_numpy()
-            odd = np.flatnonzero(np.isnan(numbers) & known)
-            bad = (int(odd[0]) + 1, str(values.iloc[odd[0]])) if odd.size else None
-            rows = None if known.all() else np.flatnonzero(known)
-            columns.append(Column(title, numbers if rows is None else numbers[rows], rows, bad=bad))
-    return Records(name, columns, len(table), [str(label) for label in table.columns], runs=runs)
+            column = _column(title, values)
+            if title in kept and not _equal(kept[title], column):
+                raise RefineError(f'two columns are called "{printable(title)}" and differ; leave one')
+            kept[title] = column
+    return Records("", list(kept.values()), rows, titles, runs=runs if runs and len(runs[0]) > 1 else None)
+
+
+def _column(title: str, values: pd.Series[Any]) -> Column:
+    """Numbers of a column; a missing value is no value, as an empty cell of a file is none."""
+    found, known = numbers(values), values.notna().to_numpy(dtype=bool)
+    odd = np.flatnonzero(np.isnan(found) & known)
+    bad = (int(odd[0]) + 1, str(values.iloc[odd[0]])) if odd.size else None
+    rows = None if known.all() else np.flatnonzero(known)
+    return Column(title, found if rows is None else found[rows], rows, bad=bad)
+
+
+def _equal(one: Column, other: Column) -> bool:
+    same: NDArray[np.bool_] | bool = np.array_equal(one.places, other.places)
+    return bool(same) and one.bad == other.bad and np.array_equal(one.values, other.values, equal_nan=True)
+
+
+def _free(titles: list[str]) -> str:
+    """Name of an index that has none, or one that is taken."""
+    name = _INDEX
+    while name in titles:
+        name += "_"
+    return name
 
 
 def _is_default(index: pd.Index[Any]) -> bool:
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
+    plain = index.name is None and index.dtype.kind in "iu"
+    return plain and bool(np.array_equal(index.to_numpy(), np.arange(len(index))))

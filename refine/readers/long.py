@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .base import Column, Facts, ReadOptions, Records, choose_run
 from .gather import Names, number
 
-__all__ = ["LongTable", "Series", "coded", "long_columns"]
+__all__ = ["LongTable", "Series", "coded", "long_columns", "numbers"]
 
 _METRIC = ("metric", "name", "key", "tag", "metricname", "metric_name", "attribute_path")
 _STEP = ("step",)
@@ -106,13 +106,25 @@ def coded(cells: Any) -> tuple[NDArray[np.int64], list[str]]:
     return np.where(empty, len(found), codes).astype(np.int64), texts
 
 
-def _numbers(cells: Any) -> NDArray[np.float64]:
-    """Cells of a pandas column as numbers; nan where one is none."""
+def numbers(cells: Any) -> NDArray[np.float64]:
+    """Cells of a pandas column as numbers; nan where one is none: a date, a truth value, a complex number, a word.
+
+    Examples
+    --------
+    >>> numbers(pd.Series(["1.5", None, "x", 2])).tolist(), numbers(pd.Series([True, False])).tolist()
+    ([1.5, nan, nan, 2.0], [nan, nan])
+    """
+    if cells.dtype.kind == "O" and cells.dtype != object:
+        cells = cells.astype(object)  # of categories, of periods: of what is in them
+    if cells.dtype.kind not in "iufO":
+        return np.full(len(cells), np.nan)
     try:
-        found: NDArray[np.float64] = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64)
-    except OverflowError:  # of an integer that no float can hold
-        found = np.array([number(cell) for cell in cells], dtype=np.float64)
-    return found
+        found = pd.to_numeric(cells, errors="coerce")
+    except (OverflowError, TypeError):  # of an integer that no float can hold, of a cell that is a list
+        return np.array([number(cell) for cell in cells], dtype=np.float64)
+    if found.dtype.kind not in "iuf":
+        return np.full(len(cells), np.nan)
+    return found.to_numpy(dtype=np.float64, na_value=np.nan)  # type: ignore[no-any-return]
 
 
 class LongTable:
@@ -124,7 +136,7 @@ class LongTable:
 
     def add(self, metric: Any, step: Any, value: Any, run: Any = None) -> None:
         """Add a chunk: four columns of one length, the run where there is one."""
-        steps, values = _numbers(step), _numbers(value)
+        steps, values = numbers(step), numbers(value)
         metrics, names = coded(metric)
         labels, runs = (np.zeros_like(metrics), [""]) if run is None else coded(run)
         places = labels * len(names) + metrics

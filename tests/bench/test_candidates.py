@@ -122,6 +122,51 @@ class TestProgressForm:
         )
 
 
+class TestProgressMultiplier:
+    @given(
+        st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=50), st.integers(1, 80), st.sampled_from([0.0, 0.25, 0.5])
+    )
+    def test_by_its_definition(self, values, total_steps, alpha):
+        n = np.array(values)
+        rates = np.linspace(0.2, 1.0, n.size)
+        clipped = np.clip(n / np.median(n), 0.5, 2.0) ** alpha
+        remaining = [np.sqrt(rates[t:].sum() / rates.sum()) for t in range(n.size)] + [0.0]
+        tau = [0.0]
+        for t in range(n.size):
+            tau.append(tau[-1] + clipped[t] * (remaining[t] - remaining[t + 1]))
+        tau = np.array(tau) / tau[-1]
+        at = np.arange(total_steps) / total_steps
+        expected = np.interp(at, tau, remaining) / np.interp(at, tau[:-1], clipped)
+        h = progress_multiplier(n, rates, total_steps=total_steps, alpha=alpha)
+        assert_allclose(h, expected / expected.max(), rtol=1e-9)
+
+    def test_it_bends_linear_decay_by_at_most_19_percent(self):
+        rng = np.random.default_rng(0)
+        n = np.exp(3 * rng.standard_normal(500))
+        h = progress_multiplier(n, np.ones(500), total_steps=500)
+        ratio = h / linear(500).multiplier
+        # 19 % either way around a common factor: within 2^(1/2) of each other, the time axis apart.
+        assert 1.0 < ratio.max() / np.median(ratio) < 1.42
+
+    def test_it_takes_rates_of_zero(self):
+        h = progress_multiplier([1.0, 2.0, 1.0, 1.0], [0.0, 1.0, 0.5, 0.0], total_steps=6)
+        assert np.all(np.isfinite(h))
+        assert np.all(h > 0)
+
+    @pytest.mark.parametrize("total_steps", [1, 2, 7, 1000])
+    def test_constant_norms_give_linear_decay(self, total_steps):
+        logged = np.cos(np.arange(1, total_steps + 1) / total_steps)  # any schedule
+        h = progress_multiplier(np.full(total_steps, 7.0), logged, total_steps=total_steps)
+        assert_allclose(h, linear(total_steps).multiplier, rtol=1e-12)
+
+    @given(st.lists(st.floats(1e-60, 1e60), min_size=2, max_size=50))
+    def test_finite_positive_and_peak_one(self, squared):
+        h = progress_multiplier(squared, np.ones(len(squared)), total_steps=30)
+        assert np.all(np.isfinite(h))
+        assert np.all(h > 0)
+        assert h.max() == 1.0
+
+
 class TestRateDividedOut:
     @pytest.mark.parametrize(("power", "found"), [(0.5, 0.5), (0.0, 0.0), (-0.7, -0.7), (5.0, 2.0), (-5.0, -1.0)])
     def test_the_power_of_the_rate_is_told_from_time_on_a_bent_log(self, power, found):
