@@ -117,17 +117,17 @@ def fit(
     near = near_separable(check(values))
     progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
     choice = choose({**values, "progress ratio": progress})
-    alike = None if _is_unlike(prior) else worth(family, values["rho"])
+    missing = [found.words for found in check(values) if found.raised and found.rule.action == "not computed"]
+    alike = None if missing or _is_unlike(prior) else worth(family, values["rho"])
     values["like cases"] = None if alike is None else alike.median
 
     weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
-    computed = all(found.rule.action != "not computed" for found in check(values) if found.raised)
-    if computed:
+    if not missing:
         values |= _shape_values(weighted, yardstick)
     baselines = {build.__name__: build(steps, warmup_steps=warmup_steps) for build in (linear, cosine)}
     shapes = {name: on_grid(baseline.multiplier) for name, baseline in baselines.items()}
     shapes["refined"] = shapes["recommended"] = shapes["linear"]
-    if computed:
+    if not missing:
         refined = weighted if published else _with_one_rise(weighted, warmup_steps)
         shapes["refined"] = on_grid(refined)
     if choice.bend != "linear":
@@ -140,7 +140,7 @@ def fit(
     result = Refinement(
         schedules={},
         choice=choice,
-        reason=_reason(values["rho"], alike, choice),
+        reason=_reason(values["rho"], alike, choice, missing),
         worth=alike,
         already_ran=already_ran,
         checks=checks,
@@ -276,8 +276,11 @@ def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[
     }
 
 
-def _reason(rho: float | None, alike: Worth | None, choice: Choice) -> str:
+def _reason(rho: float | None, alike: Worth | None, choice: Choice, missing: list[str]) -> str:
     """Why the recommended schedule is what it is, in words that need no other line."""
+    bent = f"{choice.reason}; " if choice.bend != "linear" else ""
+    if missing:
+        return f"{bent}the log allows no refined schedule: {'; '.join(missing)}"
     if rho is None:
         norms = "what the norms do is unknown"
     elif 0.9 <= rho <= 1.1:
@@ -285,8 +288,7 @@ def _reason(rho: float | None, alike: Worth | None, choice: Choice) -> str:
     else:
         norms = f"norms {'fall' if rho < 1.0 else 'rise'} to {rho:.2g} {'of' if rho < 1.0 else 'times'} their value"
         norms += " by the end"
-    known = "no benchmark case is like this log" if alike is None else alike.in_words()
-    return f"{choice.reason}; " * (choice.bend != "linear") + f"{norms}: {known}"
+    return f"{bent}{norms}: {'no benchmark case is like this log' if alike is None else alike.in_words()}"
 
 
 def _assumptions(

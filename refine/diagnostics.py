@@ -47,7 +47,7 @@ class Rule:
     action : {"not computed", "not recommended", "warn"}
         What a raised check does to the refined schedule.
     words : str
-        What is wrong, in a few words, with a place for the value.
+        What is wrong, in a few words, with a place for the value, {0}, or for it in per cent, {1}.
     reason : str
         Why it matters, and what to do.
     """
@@ -82,7 +82,7 @@ class Check:
     @property
     def words(self) -> str:
         """What is wrong, in a few words."""
-        return self.rule.words.format(self.value)
+        return self.rule.words.format(self.value, 100.0 * (self.value or 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; None is unknown, never nan."""
@@ -112,14 +112,14 @@ class Check:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("norms", "points", "below", 20, "not computed", "{:.0f} norms are too few", "too few norms to smooth"),
+    Rule("norms", "points", "below", 20, "not computed", "{0:.0f} norms are too few", "too few norms to smooth"),
     Rule(
         "norms",
         "tiny norms",
         "above",
         0.01,
         "not computed",
-        "{:.0%} of the norms vanish",
+        "{1:.0f} % of the norms vanish",
         "this share of the norms is under 1e-6 of the largest (separable data, a collapse): 1/N puts all weight there",
     ),
     Rule(
@@ -128,7 +128,7 @@ RULES: tuple[Rule, ...] = (
         "below",
         0.3,
         "not recommended",
-        "the norms fall to {:.2g} of their value",
+        "the norms fall to {0:.2g} of their value",
         "the norms fall this much from 5 % to the end, as they do where a run anneals or its loss vanishes; "
         "refined schedules lost 4-57 % to linear decay there",
     ),
@@ -138,7 +138,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.2,
         "not recommended",
-        "the norms rise to {:.2f} times their value, as weight decay alone can make them",
+        "the norms rise to {0:.2f} times their value, as weight decay alone can make them",
         "rising norms make it anneal early, and weight decay alone can cause the rise: test it against linear decay",
     ),
     Rule(
@@ -147,7 +147,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.1,
         "not recommended",
-        "the norms rise {:.2f}-fold while the rate falls, as weight decay makes them",
+        "the norms rise {0:.2f}-fold while the rate falls, as weight decay makes them",
         "the norms rise this much while the rate falls: weight decay of normalised layers does that, and the schedule "
         "takes it for signal; AdamC (arXiv:2506.02285) corrects it: make_scheduler(..., scale_weight_decay=True)",
     ),
@@ -157,7 +157,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         2.0,
         "warn",
-        "rare spikes make the mean of N {:.3g} times that of its median",
+        "rare spikes make the mean of N {0:.3g} times that of its median",
         "mean raw over mean smoothed N: rare spikes, which the median hides and the guarantee does not; clip them",
     ),
     Rule(
@@ -166,7 +166,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.1,
         "not recommended",
-        "{:.0%} of the run has no norm in one stretch",
+        "{1:.0f} % of the run has no norm in one stretch",
         "this share of the run has no norm in one stretch: there it is interpolated, or held at the ends",
     ),
     Rule(
@@ -175,7 +175,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.1,
         "not recommended",
-        "it lost to linear decay in such cases",
+        "it lost to linear decay in benchmark cases like this log",
         "median of what it lost to linear decay, in %, in the benchmark cases most like this log (refine explain)",
     ),
     Rule(
@@ -184,7 +184,7 @@ RULES: tuple[Rule, ...] = (
         "below",
         1e-3,
         "not recommended",
-        "it starts at {:.1g} of its peak, which one large norm may have decided",
+        "it starts at {0:.1g} of its peak, which one large norm may have decided",
         "one large first norm may have decided the start: look at it",
     ),
     Rule(
@@ -193,7 +193,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.3,
         "not recommended",
-        "it peaks as late as at {:.0%} of the run",
+        "it peaks as late as at {1:.0f} % of the run",
         "a peak this late has hurt: test it against linear decay",
     ),
     Rule(
@@ -202,7 +202,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         3.0,
         "not recommended",
-        "it falls as steeply as (1 - t/T)^{:.1f}",
+        "it falls as steeply as (1 - t/T)^{0:.1f}",
         "an anneal this steep spends little time at a high rate: test it against linear decay",
     ),
     Rule(
@@ -211,7 +211,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.4,
         "not recommended",
-        "linear decay's bound is {:.2f} times its own, more than was ever seen in a loss",
+        "linear decay's bound is {0:.2f} times its own, more than was ever seen in a loss",
         "a gain in the bound this large over linear decay was never seen in a loss: do not trust it",
     ),
     Rule(
@@ -220,7 +220,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.2,
         "not recommended",
-        "on the raw norms its bound is {:.3g} times the least",
+        "on the raw norms its bound is {0:.3g} times the least",
         "on the raw norms the bound is this much above the raw optimum: spikes or a fast change are smoothed away",
     ),
     Rule(
@@ -229,7 +229,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.25,
         "warn",
-        "the suggested peak is {:.2f} times the old one: raise the rate this far only with a test run",
+        "the suggested peak is {0:.2f} times the old one: raise the rate this far only with a test run",
         "suggested over old peak: raise the rate this far only with a test run",
     ),
 )
