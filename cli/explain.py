@@ -46,6 +46,7 @@ def explain(
     from refine.figures import check_suffix
     from refine.files import printable
     from refine.readers import ReadOptions
+    from refine.text import paragraph
 
     check_suffix(out)
     how = {
@@ -62,4 +63,4 @@ def explain(
         click.echo(json.dumps({**found.to_dict(), "figure": out}, indent=1))
         return
     click.echo(found.summary())
-    click.echo(f"wrote     {printable(out)}")
+    click.echo("\n".join(paragraph("wrote", printable(out), indent=13)))
