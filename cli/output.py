@@ -78,7 +78,7 @@ def _written(result: Refinement | Schedule, out: str, files: list[Path]) -> list
     roles = [name.removesuffix(".csv") for name in names if name.endswith(".csv")]
     both = [f"{role}.csv, .json" for role in roles]
     others = [name for name in names if not name.endswith((".csv", ".json"))]
-    wrote = f"{printable(out)}/: {', '.join([*both, *others])}, metadata of each CSV"
+    wrote = f"{printable(out)}/: {', '.join([*both, *others])}, CSV metadata"
     use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")'
     comment = f'  # or "{"refined" if result.default == "recommended" else "recommended"}"' if result.computed else ""
     lines = paragraph("use", use + comment, indent=13, hanging=0)

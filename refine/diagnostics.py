@@ -179,8 +179,8 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.1,
         "not recommended",
-        "it lost to linear decay in the benchmark cases most like this log",
-        "median of what it lost to linear decay, in %, in the benchmark cases most like this log (refine explain)",
+        "it lost to linear decay in cases like this log",
+        "median of what it lost to linear decay, in per cent, in the cases most like this log (refine explain)",
     ),
     Rule(
         "refined",

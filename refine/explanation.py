@@ -299,7 +299,9 @@ def _rho_in_words(result: Refinement) -> str:
 
 def _shape(result: Refinement, changes: Mapping[str, Change]) -> str:
     if not result.computed:
-        return "not computed: " + "; ".join(found.words for found in result.against if found.rule.about == "norms")
+        return "not computed: " + "; ".join(
+            found.words for found in result.against if found.rule.action == "not computed"
+        )
     h = result.refined.multiplier
     anneal = decay_exponent(h)
     text = f"Theorem 3 on these weights: peak at update {int(np.argmax(h)):,} ({peak_fraction(h):.1%})"

@@ -174,8 +174,8 @@ def refined_words(result: Refinement, *, brief: bool = False) -> str:
     elif round(peak * steps) <= result.warmup_steps:
         rise = f"peaks after the warmup, {round(peak * steps):,} of {steps:,} updates, then falls"
     else:
-        within = "" if brief else f" (90 % of it at {_percent(near)})"
-        rise = f"rises to its peak at {_percent(peak)} of {steps:,} updates{within}, then falls"
+        rises, within = ("peaks", "") if brief else ("rises to its peak", f" (90 % of it at {_percent(near)})")
+        rise = f"{rises} at {_percent(peak)} of {steps:,} updates{within}, then falls"
     anneal = decay_exponent(h)
     change = round(100.0 * (result.measures["refined"].relative_bound - 1.0), 1)
     falls = f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
@@ -189,7 +189,8 @@ def advice(result: Refinement) -> str:
     """The mark of a refined schedule that the checks advise against; empty where they do not."""
     if not result.against:
         return ""
-    first, *others = result.against
+    grave = [found for found in result.against if found.rule.action == "not computed"]
+    first, *others = grave or result.against
     more = f"; {len(others)} more reason{'s' * (len(others) > 1)} with -v" if others else ""
     return f"; {'not recommended' if result.computed else 'not computed'}: {first.words}{more}"
 
@@ -229,7 +230,8 @@ def _read_briefly(result: Refinement) -> str:
     """What matters of `_read` where there is little room: all that was assumed, gaps and losses; not the columns."""
     norms, source = result.norms, result.norms.source
     pooled = f", the median of {norms.pool.logs} logs" if norms.pool else ""
-    found = [f"{printable(source.name)}: {norms.steps.size:,} norms of {norms.total_steps:,} updates{pooled}"]
+    name = source.name if norms.pool else source.name.rpartition("/")[2] or source.name
+    found = [f"{printable(name)}: {norms.steps.size:,} norms of {norms.total_steps:,} updates{pooled}"]
     if norms.longest_gap >= 2 * norms.stride:
         found.append(f"longest gap {norms.longest_gap:,} updates")
     if norms.dropped:
@@ -264,7 +266,8 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     if rates[0].removesuffix("recommended") == rates[1].removesuffix("refined"):
         rates = [f"{rates[0]} and refined"]
     old = "" if prior.peak_lr is None else f"; the old one was {prior.peak_lr:.3g}"
-    return f"{', '.join(rates)}: all rates add up to the old sum{old}"
+    why = "" if brief else ": all rates add up to the old sum"
+    return f"{', '.join(rates)}{why}{old}"
 
 
 def _remarks(result: Refinement) -> list[str]:

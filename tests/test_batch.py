@@ -227,9 +227,7 @@ def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
     assert head.split()[:3] == ["group", "points", "updates"]
     assert [row.split()[:4] for row in rows] == [["decay", "200", "200", "adam"], ["a/b", "200", "200", "adam"]]
     assert wrote == "wrote     out/: a folder for each of 2 of 3 groups"
-    assert use == (
-        'use       ScheduleLR(optimizer, {"decay": "out/decay", "a/b": "out/a_b"})'
-    )
+    assert use == ('use       ScheduleLR(optimizer, {"decay": "out/decay", "a/b": "out/a_b"})')
     assert done.stderr == (
         'Error: group "../x\\n": run.jsonl: column "grad_norm_dual/group:../x\\n" holds no finite number in 200 rows; '
         "choose another with --column\n"

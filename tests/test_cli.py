@@ -66,9 +66,9 @@ def test_fit_writes_its_files_and_says_so(run, falling_log, tmp_path):
     assert (done.exit_code, done.stderr) == (0, "")
     titles = [line[:13].strip() for line in done.stdout.splitlines()]
     assert list(filter(None, titles)) == ["refined", "recommended", "why", "read", "peak", "remark", "wrote", "use"]
-    assert done.stdout.splitlines()[-3:] == [
-        "wrote        refined/: refined.csv, .json, recommended.csv, .json, refined_schedule.py, schedule.png, metadata of",
-        "             each CSV",
+    assert done.stdout.splitlines()[-2:] == [
+        "wrote        refined/: refined.csv, .json, recommended.csv, .json, "
+        "refined_schedule.py, schedule.png, CSV metadata",
         'use          scheduler = make_scheduler(optimizer, schedule="recommended")  # or "refined"',
     ]
     assert names(tmp_path / "refined") == FILES

@@ -69,9 +69,10 @@ def test_what_the_reader_notes_is_told_as_fit_tells_it(run, falling_log, optimiz
     for done in (explained, fitted):
         (line,) = (line for line in done.stdout.splitlines() if line.startswith("remark") and "named twice" in line)
         assert said.startswith(line)
-    assert f"{falling_log} is named twice: it counts once" in json.loads(
-        run("explain", *how, "--json", "--force").stdout
-    )["warnings"]
+    assert (
+        f"{falling_log} is named twice: it counts once"
+        in json.loads(run("explain", *how, "--json", "--force").stdout)["warnings"]
+    )
 
 
 def test_errors_are_one_line(run, make_log, falling_log, tmp_path):
