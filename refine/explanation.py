@@ -246,7 +246,8 @@ def _read(norms: GradientNorms) -> str:
 def _smoothing(result: Refinement) -> str:
     norms = result.norms
     if norms.pool is not None:
-        return f"each log's median over {norms.pool.smoothing:g} of its points, both ends reflected, then the pool's"
+        share = f"{100 * norms.pool.smoothing:g} % of its updates"
+        return f"each log's median over {share}, both ends reflected, then the pool's"
     with np.errstate(over="ignore"):
         apart = norms.values / result.smoothed
     return (

@@ -58,7 +58,7 @@ def plot(
     norms : GradientNorms, optional
         For a mapping: the log to draw below.
     smoothing : float
-        For ``norms``: window of the running median, as a fraction of the points.
+        For ``norms``: window of the running median, as a fraction of the updates.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def plot_log(norms: GradientNorms, *, smoothing: float = 0.1) -> Figure:
     norms : GradientNorms
         The log.
     smoothing : float
-        Window of the running median, as a fraction of the points.
+        Window of the running median, as a fraction of the updates.
 
     Returns
     -------

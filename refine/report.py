@@ -303,7 +303,7 @@ def _used(result: Refinement) -> list[str]:
     power = {"sgd": "N = G^2", "adam": "N = G"}[result.optimizer]
     norms = result.norms
     if norms.pool is not None:
-        median = f"each log's median over {norms.pool.smoothing:g} of its updates"
+        median = f"each log's median over {100 * norms.pool.smoothing:g} % of its updates, both ends reflected"
     elif result.published:
         median = f"median of {median_width(norms.steps.size, result.smoothing):,} points, right end reflected"
     else:

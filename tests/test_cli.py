@@ -340,6 +340,18 @@ def test_inspect_prints_a_report_or_json(run, falling_log, tmp_path):
     assert (data["points"], data["warmup_steps"]) == (400, 20)
 
 
+@pytest.mark.parametrize("width", [80, 100, 115, 120])
+def test_inspect_fits_the_terminal(run, root, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("shakespeare_adamw", "fashion_mnist_sgd"):
+        lines = run("inspect", root / "data" / f"{name}.csv").stdout.splitlines()
+        assert not [line for line in lines if len(line) > width and len(line[13:].split()) > 1]
+        beside = any(line.startswith("checks       points") for line in lines)
+        assert beside or width == 80  # there a long table is below its title
+        assert beside != ("checks" in lines)
+        assert "             rho: the smoothed norm at the end over that at 5 % of the run" in lines
+
+
 def test_inspect_shows_logs_that_are_too_short_to_fit(run, make_log):
     assert json.loads(run("inspect", make_log(step=[5, 10], grad_norm=[1.0, 2.0]), "--json").stdout)["points"] == 2
 
