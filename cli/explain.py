@@ -38,14 +38,15 @@ def explain(
       refine explain norms.csv --optimizer adam --prior-schedule cosine --peak-lr 3e-4
       refine explain seed1.csv seed2.csv seed3.csv --json    (pooled, as refine fit does)
 
-    LOG is as for refine fit. The figure shows the norms, the learning rates, N, what decides, the weights and
-    the schedules; the text says which checks were raised, and what each step changed.
+    LOG is as for refine fit. The figure shows the norms, the learning rates, N, what decides, the weights, the
+    benchmark cases and the schedules; the text says which checks were raised, and what each step changed.
     """
     from refine.explanation import explain_logs
     from refine.explanation_figure import draw
     from refine.figures import check_suffix
     from refine.files import printable
     from refine.readers import ReadOptions
+    from refine.text import paragraph
 
     check_suffix(out)
     how = {
@@ -62,4 +63,4 @@ def explain(
         click.echo(json.dumps({**found.to_dict(), "figure": out}, indent=1))
         return
     click.echo(found.summary())
-    click.echo(f"wrote     {printable(out)}")
+    click.echo("\n".join(paragraph("wrote", printable(out), indent=13)))

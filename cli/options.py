@@ -149,7 +149,7 @@ def smoothing_option(command: Command) -> Command:
         type=Number(0.0, 1.0),
         default=0.1,
         show_default=True,
-        help="Width of the running median, as a fraction of the points.",
+        help="Width of the running median, as a fraction of the updates.",
     )(command)
 
 

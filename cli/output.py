@@ -75,9 +75,15 @@ def _written(result: Refinement | Schedule, out: str, files: list[Path]) -> list
     if isinstance(result, Schedule):
         written = [*files, *(metadata_path(path) for path in files if path.suffix == ".csv")]
         return paragraph("wrote", f"{printable(out)}/: {', '.join(path.name for path in written)}")
-    wrote = f"{printable(out)}/: {', '.join(path.name for path in files)}, metadata of both CSV"
-    other = 'or "recommended"'
-    if result.default == "recommended":
-        other = 'or "refined": not recommended on this log' if result.computed else "the log allows no refined schedule"
-    use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")  # {other}'
-    return [*paragraph("wrote", wrote, indent=13, hanging=0), *paragraph("use", use, indent=13, hanging=0)]
+    names = [path.name for path in files]
+    roles = [name.removesuffix(".csv") for name in names if name.endswith(".csv")]
+    both = [f"{role}.csv, .json" for role in roles]
+    others = [name for name in names if not name.endswith((".csv", ".json"))]
+    wrote = f"{printable(out)}/: {', '.join([*both, *others])}, CSV metadata"
+    use = f'scheduler = make_scheduler(optimizer, schedule="{result.default}")'
+    other = '"recommended"' if result.default == "refined" else '"refined": not recommended here'
+    comment = f"  # or {other}" if result.computed else ""
+    lines = paragraph("use", use + comment, indent=13, hanging=0)
+    if len(lines) > 1:
+        lines = paragraph("use", use, indent=13, hanging=0)
+    return [*paragraph("wrote", wrote, indent=13, hanging=0), *lines]

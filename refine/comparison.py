@@ -176,7 +176,7 @@ def compare(
     optimizer : {"sgd", "adam"}
         Family of the logged optimizer.
     smoothing : float
-        Window of the running median, as a fraction of the points.
+        Window of the running median, as a fraction of the updates.
     reference : str, optional
         Whose best peak the ``peak_lr_ratio`` refers to; by default the first schedule's.
     suggest_peak : bool

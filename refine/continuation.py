@@ -134,7 +134,7 @@ def continue_run(
     optimizer : {"sgd", "adam"}, optional
         Family of the optimizer; by default what the log names, else "adam".
     smoothing : float
-        Window of the running median, as a fraction of the points.
+        Window of the running median, as a fraction of the updates.
     planned : Schedule or str, optional
         The schedule for which the run's peak was tuned, a file over its own length, a family over that of the logged
         run; by default that of the whole log. It fixes the initial distance, D = gamma sqrt(S Q), and stands in for

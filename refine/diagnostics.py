@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .refinement import EXPONENTS, OptimizerFamily
 
 __all__ = [
+    "RHO",
     "RULES",
     "Check",
     "Rule",
@@ -28,6 +29,9 @@ __all__ = [
     "spike_ratio",
     "tiny_norms",
 ]
+
+RHO = "rho: the smoothed norm at the end over that at 5 % of the run"
+"""What the tables of checks say below themselves."""
 
 _PARTS = 5
 _LEAST_POINTS = 10
@@ -175,8 +179,8 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.1,
         "not recommended",
-        "it lost to linear decay in benchmark cases like this log",
-        "median of what it lost to linear decay, in %, in the benchmark cases most like this log (refine explain)",
+        "it lost to linear decay in cases like this log",
+        "median of what it lost to linear decay, in per cent, in the benchmark cases most like this log",
     ),
     Rule(
         "refined",

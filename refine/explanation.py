@@ -19,7 +19,7 @@ from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
-from .report import head, recommended_words, why_no_peak
+from .report import head, recommended_words, remarks, why_no_peak
 from .result import Refinement
 from .schedule import Schedule
 from .text import paragraph
@@ -93,11 +93,11 @@ class Explanation:
         return f"recommended: {recommended_words(result)}; refined {refined if result.computed else 'is not computed'}"
 
     def summary(self) -> str:
-        """The decision, then a numbered paragraph a step."""
+        """The decision, then a numbered paragraph a step, then what else to know."""
         lines = head(self.result)
         for number, (name, text) in enumerate(self.steps, 1):
             lines += paragraph(f"{number:2} {name}", text, hanging=0, indent=13)
-        return "\n".join(lines)
+        return "\n".join([*lines, *remarks(self.result)])
 
     def to_dict(self) -> dict[str, Any]:
         """What `Refinement.to_dict` says of the result, and the chain, as JSON values."""
@@ -246,7 +246,8 @@ def _read(norms: GradientNorms) -> str:
 def _smoothing(result: Refinement) -> str:
     norms = result.norms
     if norms.pool is not None:
-        return f"each log's median over {norms.pool.smoothing:g} of its points, both ends reflected, then the pool's"
+        share = f"{100 * norms.pool.smoothing:g} % of its updates"
+        return f"each log's median over {share}, both ends reflected, then the pool's"
     with np.errstate(over="ignore"):
         apart = norms.values / result.smoothed
     return (
@@ -299,7 +300,9 @@ def _rho_in_words(result: Refinement) -> str:
 
 def _shape(result: Refinement, changes: Mapping[str, Change]) -> str:
     if not result.computed:
-        return "not computed: " + "; ".join(found.words for found in result.against if found.rule.about == "norms")
+        return "not computed: " + "; ".join(
+            found.words for found in result.against if found.rule.action == "not computed"
+        )
     h = result.refined.multiplier
     anneal = decay_exponent(h)
     text = f"Theorem 3 on these weights: peak at update {int(np.argmax(h)):,} ({peak_fraction(h):.1%})"

@@ -117,7 +117,7 @@ def _draw_rates(explanation: Explanation, ax: Axes) -> str:
     ax.set_ylim(bottom=0.0)
     ax.set_xlabel("update of the logged run")
     absolute = prior.multiplier is None or prior.peak_lr is not None
-    ax.set_ylabel("learning rate" if absolute else "multiplier of the peak rate")
+    ax.set_ylabel("learning rate" if absolute else "rate / peak rate")
     _style(ax)
     return title
 
@@ -154,7 +154,7 @@ def _draw_balance(explanation: Explanation, ax: Axes) -> str:
     ax.plot(
         at, np.where(above > 0.0, above, np.nan), color=_COLOURS[0], linewidth=1.8, label="2 (loss - loss at the end)"
     )
-    ax.plot(at, below, color=_COLOURS[1], linewidth=1.8, label="learning rate x N")
+    ax.plot(at, below, color=_COLOURS[1], linewidth=1.8, linestyle="--", label="learning rate x N")
     positive = np.concatenate([above[above > 0.0], below[below > 0.0]])
     high = float(positive.max())
     low = max(float(positive.min()), 1e-3 * high)
@@ -196,9 +196,10 @@ def _draw_worth(explanation: Explanation, ax: Axes) -> str:
     if result.worth is not None and own is not None:
         nearest = np.argsort(np.abs(np.log(rho / own)), kind="stable")
         like[nearest[: result.worth.cases]] = True
-    for chosen, colour, label in ((~like, _OLD, "other cases"), (like, _COLOURS[0], "cases most like this log")):
+    kinds = ((~like, _OLD, "o", "other cases"), (like, _COLOURS[0], "D", "cases most like this log"))
+    for chosen, colour, marker, label in kinds:
         if chosen.any():
-            ax.plot(rho[chosen], shown[chosen], "o", color=colour, markersize=5.0, alpha=0.85, label=label)
+            ax.plot(rho[chosen], shown[chosen], marker, color=colour, markersize=4.5, alpha=0.85, label=label)
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=0.5)
     ax.axhline(0.0, color="black", linewidth=0.8)
@@ -218,7 +219,7 @@ def _draw_worth(explanation: Explanation, ax: Axes) -> str:
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:+g} %")
     ax.set_xlabel("norm at the end / norm at 5 % of the run")
-    ax.set_ylabel("loss of refined over linear decay")
+    ax.set_ylabel("loss of refined over linear")
     median = "no case like this log" if result.worth is None else f"median {result.worth.median:+.2g} %"
     return f"What refinement was worth: {median}"
 

@@ -41,6 +41,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 _COLOURS = ("#0b5fa5", "#d1701c", "#4c8c4a", "#8d5fa8", "#a8323e", "#3f3f3f", "#c09a1a")
 _RAW, _SMOOTHED, _OLD = "#b4c3d2", "#1d2b3a", "#8a8a8a"
+_DASHES = ("--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (9, 3)), (0, (1, 3)))
 _MOST_POINTS = 2_000
 
 
@@ -57,7 +58,7 @@ def plot(
     norms : GradientNorms, optional
         For a mapping: the log to draw below.
     smoothing : float
-        For ``norms``: window of the running median, as a fraction of the points.
+        For ``norms``: window of the running median, as a fraction of the updates.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def plot(
         norms, smoothed = what.norms, what.smoothed
     elif norms is not None:
         smoothed = norms.smoothed(smoothing)
-    figure = Figure(figsize=(6.4, 4.4 if norms is not None else 3.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8 if norms is not None else 3.0), layout="constrained")
     if norms is None:
         upper = figure.add_subplot()
     else:
@@ -140,7 +141,7 @@ def plot_log(norms: GradientNorms, *, smoothing: float = 0.1) -> Figure:
     norms : GradientNorms
         The log.
     smoothing : float
-        Window of the running median, as a fraction of the points.
+        Window of the running median, as a fraction of the updates.
 
     Returns
     -------
@@ -238,7 +239,7 @@ def _draw(schedules: Mapping[str, Schedule], ax: Axes) -> None:
             schedule.multiplier[t],
             color=_COLOURS[number % len(_COLOURS)],
             linewidth=2.2 if number == 0 else 1.3,
-            linestyle="-" if number == 0 else ("--", "-.", ":")[(number - 1) % 3],
+            linestyle="-" if number == 0 else _DASHES[(number - 1) % len(_DASHES)],
             marker="o" if schedule.total_steps == 1 else None,
             zorder=3 if number == 0 else 2,
             label=name,
@@ -246,18 +247,19 @@ def _draw(schedules: Mapping[str, Schedule], ax: Axes) -> None:
     ax.set_ylim(0.0, 1.04)
     ax.set_xlim(0, max(schedule.total_steps for schedule in schedules.values()))
     ax.set_xlabel("update")
-    ax.set_ylabel("multiplier of the peak rate")
+    ax.set_ylabel("rate / peak rate")
 
 
 def plot_result(result: Refinement, *, ax: Axes | None = None) -> Axes:
     """Both schedules over the baselines and the logged run's own; linear decay that is recommended is drawn once."""
     ax = _axes(ax)
     advised = "" if result.default == "refined" else ", not recommended"
+    alone = "" if result.computed else "; no refined"
     shown = [
         (f"refined{advised}", result.refined, _COLOURS[0], 2.4, "-", 3.0),
-        (f"recommended ({result.shape})", result.recommended, _COLOURS[1], 2.2, (0, (7, 1.5, 1.5, 1.5)), 4.0),
+        (f"recommended ({result.shape}{alone})", result.recommended, _COLOURS[1], 2.2, (0, (7, 1.5, 1.5, 1.5)), 4.0),
         ("linear", result.linear, _OLD, 1.5, (0, (6, 2)), 2.0),
-        ("cosine", result.cosine, _COLOURS[3], 1.3, (0, (1, 1.2)), 2.0),
+        ("cosine", result.cosine, _COLOURS[3], 1.5, (0, (1, 2)), 2.0),
     ]
     hidden = {"linear"} if result.shape == "linear" else set()
     hidden |= set() if result.computed else {f"refined{advised}"}
@@ -270,12 +272,13 @@ def plot_result(result: Refinement, *, ax: Axes | None = None) -> Axes:
     if prior is not None:
         t = _thinned(prior.size)
         ran = " = recommended" if result.already_ran else ""
-        (line,) = ax.plot(t * (steps / prior.size), prior[t], color="black", linewidth=1.0, linestyle=":", zorder=5.0)
-        line.set_label(f"logged run{ran}")
+        ran += f" ({prior.size:,} updates)" if prior.size != steps else ""
+        (line,) = ax.plot(t * (steps / prior.size), prior[t], color="black", linewidth=1.0, zorder=5.0)
+        line.set(label=f"logged run{ran}", linestyle=(0, (4, 1.5, 1, 1.5, 1, 1.5)))
     ax.set_ylim(0.0, 1.04)
     ax.set_xlim(0, steps)
     ax.set_xlabel("update of the next run")
-    ax.set_ylabel("multiplier of the peak rate")
+    ax.set_ylabel("rate / peak rate")
     _finish(ax)
     return ax
 
@@ -344,7 +347,7 @@ def _finish(ax: Axes) -> None:
         borderaxespad=0.3,
         frameon=False,
         fontsize=8,
-        handlelength=1.8,
+        handlelength=3.0,
         columnspacing=1.2,
     )
     for text in legend.get_texts():
@@ -360,6 +363,6 @@ def _room(ax: Axes) -> float:
 
 def _columns(labels: list[str], room: float) -> int:
     """Most columns of a legend that fit: one row if it does, else columns as wide as the longest label."""
-    if sum(len(label) + 6 for label in labels) < room:
+    if sum(len(label) + 8 for label in labels) < room:
         return max(len(labels), 1)
-    return max(1, int(room / (max(map(len, labels)) + 6)))
+    return max(1, int(room / (max(map(len, labels)) + 8)))

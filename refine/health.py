@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .default import SHAPES, Choice, choose, progress_ratio_of
-from .diagnostics import Check, check, end_to_start, late_rise, spike_ratio, tiny_norms
+from .diagnostics import RHO, Check, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
 from .hygiene import UNDONE, Plateau, clipping_plateau
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .refinement import OptimizerFamily
+from .text import beside, paragraph
 
 __all__ = ["Health", "Inspection", "check_values", "examine", "inspect"]
 
@@ -255,15 +255,12 @@ class Inspection:
             ("losses", f"{d['losses']:,}"),
             ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
             ("recommended", f"{SHAPES[self.choice.bend]}: {self.choice.reason}"),
-            *(("checks", found.row) for found in self.checks),
-            *(("warning", printable(warning, limit=400)) for warning in self.warnings),
         ]
-        shown: list[str] = []
-        before = ""
-        for name, text in lines:
-            first, *rest = textwrap.wrap(text, 106) if name == "warning" else [text]
-            shown += [f"{'' if name == before else name:12} {first}", *(f"{'':14} {line}" for line in rest)]
-            before = name
+        shown = [line for name, text in lines for line in paragraph(name, text or "none", indent=13, hanging=0)]
+        shown += beside("checks", [found.row for found in self.checks], indent=13)
+        shown += paragraph("", RHO, indent=13)
+        for number, warning in enumerate(self.warnings):
+            shown += paragraph("" if number else "warning", printable(warning, limit=400), indent=13, hanging=2)
         return "\n".join(shown)
 
 

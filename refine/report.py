@@ -6,18 +6,20 @@ import base64
 import html
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 from .default import EXPONENT, SHAPES
 from .describe import decay_exponent, description, peak_fraction, warmup_fraction
+from .diagnostics import RHO
 from .files import printable
 from .norms import GradientNorms
 from .result import Refinement
 from .schedule import Schedule
 from .smoothing import median_width
-from .text import aligned, paragraph
+from .text import aligned, beside, paragraph
 
 __all__ = [
     "MOST_LINES",
@@ -25,6 +27,7 @@ __all__ = [
     "head",
     "recommended_words",
     "refined_words",
+    "remarks",
     "summary",
     "to_dict",
     "to_html",
@@ -37,6 +40,12 @@ MOST_LINES = 16
 _INDENT = 13
 _AFTERWARDS = 3
 _WHOLE, _GLUE = "(1 - t/T)", "\0"
+_KEPT = re.compile(r"\(1 - t/T\)|\d %|\d x\b")
+_COLUMNS = (
+    "bound: of its loss in theory over that of linear decay, each at its own best peak (convex theory: no promise)",
+    "peak LR: over the old one, by equal area, the safer rule; by bound: from the bound on the raw norms",
+    "90 % at, peak at: how far into the run; power, R^2: of (1 - t/T) fitted after the peak; last: multiplier",
+)
 _SOURCES = {"given": "as given", "log": "from the log", "assumed": "assumed"}
 
 
@@ -106,36 +115,54 @@ def _of_schedule(name: str, schedule: Schedule, result: Refinement) -> dict[str,
 
 
 def summary(result: Refinement, *, verbose: bool = False) -> str:
-    """Both schedules, why, what was read and assumed, the peak; ``verbose``: every check and all that was found."""
-    above = head(result)
-    read, peak = _block("read", *_read(result)), _block("peak", _peak(result))
+    """Both schedules, why, what was read and assumed, the peak; ``verbose``: every check and all that was found.
+
+    Without ``verbose`` it is at most `MOST_LINES` long with what the command line writes below it: first the names of
+    columns go, then numbers that ``verbose`` has, then the last of the remarks.
+    """
     if verbose:
-        return "\n".join([*above, *read, *peak, *_details(result)])
-    room = MOST_LINES - _AFTERWARDS - len(above) - len(peak)
-    if len(read) >= room:  # on a narrow terminal
-        read = _block("read", "; ".join(_read(result)))
-    return "\n".join([*above, *read, *peak, *_remarks(result, room - len(read))])
+        lines = [*head(result), *_block("read", *_read(result)), *_block("peak", _peak(result)), *_details(result)]
+        return "\n".join(lines)
+    room = MOST_LINES - _AFTERWARDS
+    told = [_block("remark", printable(text, limit=400)) for text in _remarks(result)]
+    most = sum(map(len, told))
+    *_, short, terse = layouts = (
+        [*head(result), *_block("read", *_read(result)), *_block("peak", _peak(result))],
+        [*head(result), *_block("read", "; ".join(_read(result))), *_block("peak", _peak(result))],
+        [*head(result), *_block("read", _read_briefly(result)), *_block("peak", _peak(result))],
+        [*head(result, brief=True), *_block("read", _read_briefly(result)), *_block("peak", _peak(result, brief=True))],
+    )
+    for lines in layouts:
+        if len(lines) + most <= room:
+            return "\n".join([*lines, *(line for own in told for line in own)])
+    lines = short if len(short) < room else terse
+    return "\n".join([*lines, *_as_many(told, room - len(lines))])
 
 
-def head(result: Refinement) -> list[str]:
+def head(result: Refinement, *, brief: bool = False) -> list[str]:
     """Both schedules and why: the first lines of all that is printed of a result."""
     return [
-        *_block("refined" if result.computed else "NOT refined", refined_words(result) + advice(result)),
+        *_block("refined" if result.computed else "NOT refined", refined_words(result, brief=brief) + advice(result)),
         *_block("recommended", recommended_words(result)),
         *_block("why", printable(result.reason, limit=400)),
     ]
 
 
+def remarks(result: Refinement) -> list[str]:
+    """Lines of all notes, those of the log's reader among them."""
+    return [line for text in result.notes for line in _block("remark", printable(text, limit=400))]
+
+
 def _block(title: str, *texts: str) -> list[str]:
-    """Paragraphs under one title; a formula is not broken."""
+    """Paragraphs under one title; neither a formula nor a percentage is broken."""
     lines: list[str] = []
     for text in texts:
-        whole = text.replace(_WHOLE, _WHOLE.replace(" ", _GLUE))
+        whole = _KEPT.sub(lambda found: found[0].replace(" ", _GLUE), text)
         lines += paragraph("" if lines else title, whole, indent=_INDENT, hanging=0)
     return [line.replace(_GLUE, " ") for line in lines]
 
 
-def refined_words(result: Refinement) -> str:
+def refined_words(result: Refinement, *, brief: bool = False) -> str:
     """What the refined schedule looks like, and its bound."""
     schedule = result.refined
     h, steps = schedule.multiplier, schedule.total_steps
@@ -147,25 +174,24 @@ def refined_words(result: Refinement) -> str:
     elif round(peak * steps) <= result.warmup_steps:
         rise = f"peaks after the warmup, {round(peak * steps):,} of {steps:,} updates, then falls"
     else:
-        rise = (
-            f"rises to its peak at {_percent(peak)} of {steps:,} updates (90 % of it at {_percent(near)}), then falls"
-        )
+        rises, within = ("peaks", "") if brief else ("rises to its peak", f" (90 % of it at {_percent(near)})")
+        rise = f"{rises} at {_percent(peak)} of {steps:,} updates{within}, then falls"
     anneal = decay_exponent(h)
     change = round(100.0 * (result.measures["refined"].relative_bound - 1.0), 1)
-    bound = (
-        f"bound {abs(change):.1f} % {'below' if change < 0.0 else 'above'} linear decay"
-        if change
-        else "bound as linear"
-    )
-    return f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}; {bound}"
+    falls = f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
+    if brief and result.against:
+        return falls
+    bound = f"{abs(change):.1f} % {'below' if change < 0.0 else 'above'}" if change else "as that of"
+    return f"{falls}; theory bounds its loss {bound} linear decay"
 
 
 def advice(result: Refinement) -> str:
     """The mark of a refined schedule that the checks advise against; empty where they do not."""
     if not result.against:
         return ""
-    first, *others = result.against
-    more = f" and {len(others)} more (-v)" if others else ""
+    grave = [found for found in result.against if found.rule.action == "not computed"]
+    first, *others = grave or result.against
+    more = f"; {len(others)} more reason{'s' * (len(others) > 1)} with -v" if others else ""
     return f"; {'not recommended' if result.computed else 'not computed'}: {first.words}{more}"
 
 
@@ -197,44 +223,65 @@ def _read(result: Refinement) -> list[str]:
             f"pooled: median of {norms.pool.logs} logs on the fraction of training; their smoothed norms differ "
             f"by {middle:.1%} in the median, {most:.1%} at most"
         )
-    assumed = "; ".join(result.assumptions)
+    return [*texts, _taken(result)]
+
+
+def _read_briefly(result: Refinement) -> str:
+    """What matters of `_read` where there is little room: all that was assumed, gaps and losses; not the columns."""
+    norms, source = result.norms, result.norms.source
+    pooled = f", the median of {norms.pool.logs} logs" if norms.pool else ""
+    name = source.name if norms.pool else source.name.rpartition("/")[2] or source.name
+    found = [f"{printable(name)}: {norms.steps.size:,} norms of {norms.total_steps:,} updates{pooled}"]
+    if norms.longest_gap >= 2 * norms.stride:
+        found.append(f"longest gap {norms.longest_gap:,} updates")
+    if norms.dropped:
+        found.append(f"{sum(norms.dropped.values()):,} rows dropped")
+    if norms.out_of_order:
+        found.append("sorted by step")
+    return "; ".join([*found, _taken(result)])
+
+
+def _taken(result: Refinement) -> str:
     known = "" if result.optimizer_source == "assumed" else f"optimizer {result.optimizer} {_used_source(result)}; "
-    return [*texts, f"{known}assumed: {assumed}"]
+    return f"{known}assumed: {'; '.join(result.assumptions)}"
 
 
 def _used_source(result: Refinement) -> str:
     return _SOURCES[result.optimizer_source]
 
 
-def _peak(result: Refinement) -> str:
+def _peak(result: Refinement, *, brief: bool = False) -> str:
     """The suggested peak learning rate of both schedules, by equal area."""
     prior = result.prior
     if result.already_ran:
         return "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
-    shown = []
+    rates = []
     for name in ("recommended", "refined"):
         ratio = result.measures[name].peak_lr_ratio
         if ratio is None:
             return f"no learning rate is suggested: {why_no_peak(result)}"
         rate = prior.suggested_peak(ratio)
-        shown.append((name, f"{ratio:.2f} times the old peak" if rate is None else f"lr={rate:.3g}", ratio))
-    if prior.peak_lr is None:
-        (_, first, _), (_, second, _) = shown
-        return f"{first} with recommended, {second} with refined: equal sums of rates"
-    rates = ", ".join(f"{text} with {name} ({ratio:.2f} x)" for name, text, ratio in shown)
-    return f"{rates}: equal sums of rates, the old peak was {prior.peak_lr:.3g}"
+        times = "" if brief else f" ({ratio:.2f} x)"
+        rates.append(f"{ratio:.2f} x the old with {name}" if rate is None else f"lr={rate:.3g} with {name}{times}")
+    if rates[0].removesuffix("recommended") == rates[1].removesuffix("refined"):
+        rates = [f"{rates[0]} and refined"]
+    old = "" if prior.peak_lr is None else f"; the old one was {prior.peak_lr:.3g}"
+    why = "" if brief else ": all rates add up to the old sum"
+    return f"{', '.join(rates)}{why}{old}"
 
 
-def _remarks(result: Refinement, room: int) -> list[str]:
-    """Raised checks that only warn, and notes, as many as there is room for."""
-    texts = [found.words for found in result.checks if found.raised and found.rule.action == "warn"]
-    texts += result.notes
+def _remarks(result: Refinement) -> list[str]:
+    """Raised checks that only warn, and notes."""
+    return [*(found.words for found in result.checks if found.raised and found.rule.action == "warn"), *result.notes]
+
+
+def _as_many(told: list[list[str]], room: int) -> list[str]:
+    """The first remarks that fit in so many lines, and how many there are besides."""
     lines: list[str] = []
-    for place, text in enumerate(texts):
-        left = len(texts) - place
-        own = _block("remark", printable(text, limit=400))
+    for place, own in enumerate(told):
+        left = len(told) - place
         if len(lines) + len(own) + (left > 1) > room:
-            return [*lines, *_block("remark", f"{left}{' more' if lines else ''}, which refine fit -v shows")]
+            return [*lines, *_block("remark", f"{left}{' more' if lines else ''}: see refine fit -v")]
         lines += own
     return lines
 
@@ -244,8 +291,10 @@ def _details(result: Refinement) -> list[str]:
     return [
         *_block("used", *_used(result)),
         *_block("found", *_found(result)),
-        *(f"{'schedules' if i == 0 else '':{_INDENT}}{row}" for i, row in enumerate(_table(result))),
-        *(f"{'checks' if i == 0 else '':{_INDENT}}{found.row}" for i, found in enumerate(result.checks)),
+        *beside("schedules", _table(result), indent=_INDENT),
+        *_block("", *_COLUMNS),
+        *beside("checks", [found.row for found in result.checks], indent=_INDENT),
+        *_block("", RHO),
         *_block("warning", *(printable(text, limit=400) for text in result.warnings)),
     ]
 
@@ -254,7 +303,7 @@ def _used(result: Refinement) -> list[str]:
     power = {"sgd": "N = G^2", "adam": "N = G"}[result.optimizer]
     norms = result.norms
     if norms.pool is not None:
-        median = f"each log's median over {norms.pool.smoothing:g} of its updates"
+        median = f"each log's median over {100 * norms.pool.smoothing:g} % of its updates, both ends reflected"
     elif result.published:
         median = f"median of {median_width(norms.steps.size, result.smoothing):,} points, right end reflected"
     else:
@@ -289,7 +338,7 @@ def _found(result: Refinement) -> list[str]:
 
 def _table(result: Refinement) -> list[str]:
     """A row a schedule: bound, peaks by both rules, shape."""
-    titles = ("", "bound", "peak LR, area", "by the bound", "90 % at", "peak at", "(1 - t/T)^", "R^2", "last")
+    titles = ("", "bound", "peak LR", "by bound", "90 % at", "peak at", "power", "R^2", "last")
     rows: list[tuple[str, ...]] = [titles]
     for name, schedule in result.schedules.items():
         d = _of_schedule(name, schedule, result)
@@ -305,11 +354,7 @@ def _table(result: Refinement) -> list[str]:
                 f"{d['last_multiplier']:.2g}",
             )
         )
-    return [
-        *aligned(rows),
-        "bound: over that of linear decay, each at its own best peak (convex theory: no promise)",
-        "peak LR: over the old one; by equal area, the safer rule, and by the bound on the raw norms",
-    ]
+    return aligned(rows)
 
 
 def _percent(share: float) -> str:

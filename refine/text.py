@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["aligned", "paragraph", "width"]
+__all__ = ["aligned", "beside", "paragraph", "width"]
 
 _LEAST, _MOST, _ELSEWHERE = 60, 120, 115
 
@@ -39,6 +39,19 @@ def paragraph(title: str, text: str, *, hanging: int = 2, indent: int = 10) -> l
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def beside(title: str, rows: Sequence[str], *, indent: int = 10) -> list[str]:
+    """Lines of a table behind its title, or below it where they are too long for that.
+
+    Examples
+    --------
+    >>> beside("norms", ["first   1", "last    2"])
+    ['norms     first   1', '          last    2']
+    """
+    if indent + max(map(len, rows)) > width():
+        return [title, *rows]
+    return [f"{'' if number else title:{indent}}{row}" for number, row in enumerate(rows)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

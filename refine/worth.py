@@ -111,10 +111,10 @@ class Worth:
 
         Examples
         --------
-        >>> Worth(9, 0.8, 0.2, 4.0, ()).in_words().partition(" the refined schedule ")[2]
+        >>> Worth(9, 0.8, 0.2, 4.0, ()).in_words().partition(" loss ")[2]
         'ended 0.2 to 4.0 % above linear decay, median 0.8 %'
         """
-        return f"in the {self.cases} benchmark cases most like this log the refined schedule {self._ended()}"
+        return f"in the {self.cases} benchmark cases most like this log the refined schedule's loss {self._ended()}"
 
     def _ended(self) -> str:
         low, high, median = map(_Shown.of, (self.low, self.high, self.median))

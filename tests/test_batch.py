@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from refine.cli.main import main
 
 from refine import RefineError, Schedule
-from refine.batch import fit_each, fit_groups, folder_names
+from refine.batch import FIELDS, fit_each, fit_groups, folder_names
 from refine.readers import ReadOptions
 
 
@@ -29,19 +29,27 @@ def invoke(*arguments):
 
 
 def test_each_run_gets_the_folder_and_the_schedule_that_it_gets_alone(runs, tmp_path):
-    how = ("--no-plot", "--optimizer", "sgd", "--mode", "refined")  # no two logs give one schedule
+    how = ("--no-plot", "--optimizer", "sgd")
     done = invoke("fit", *runs, "--each", "--out", "all", *how)
     assert (done.exit_code, done.stderr) == (0, "")
-    head, *rows, last = done.stdout.splitlines()
-    assert head.split()[:5] == ["run", "points", "updates", "optimizer", "decision"]
-    assert [row.split()[0] for row in rows] == ["run0", "run1", "run2"]
-    assert last == "wrote     all/: a folder for each of 3 of 3 runs"
+    head, *rows = done.stdout.splitlines()
+    titles = "run points updates optimizer warmup norms recommended peak LR refined at bound use warnings"
+    assert head.split() == titles.split()
+    assert [row.split()[:5] for row in rows[:3]] == [[f"run{i}", "300", "300", "sgd", "6"] for i in range(3)]
+    assert {(row.split()[6], row.split()[7]) for row in rows[:3]} == {("linear", "unknown")}
+    assert rows[3].startswith("columns   norms: at the end over those at 5 % of the run; ")
+    assert rows[-1] == "wrote     all/: a folder for each of 3 of 3 runs"
+    for title in ("norms", "recommended", "peak LR", "refined at", "bound", "use"):
+        assert f"{title}: " in " ".join(" ".join(rows[3:-1]).split())
     for name in runs:
         alone = invoke("fit", name, "--out", "alone", "--force", *how)
         assert alone.exit_code == 0
-        each = Schedule.load(f"all/{name[:-4]}/schedule.csv")
-        assert each.multiplier.tolist() == Schedule.load("alone/schedule.csv").multiplier.tolist()
-        assert each.provenance["source"] == str(tmp_path / name)
+        for schedule in ("refined", "recommended"):
+            each = Schedule.load(f"all/{name[:-4]}/{schedule}.csv")
+            assert each.multiplier.tolist() == Schedule.load(f"alone/{schedule}.csv").multiplier.tolist()
+            assert each.provenance["source"] == str(tmp_path / name)
+    refined = [Schedule.load(f"all/run{i}/refined.csv").multiplier.tolist() for i in range(3)]
+    assert refined[0] != refined[1] != refined[2]
 
 
 def test_a_run_that_fails_stops_no_other(runs, tmp_path):
@@ -52,23 +60,25 @@ def test_a_run_that_fails_stops_no_other(runs, tmp_path):
     rows = json.loads(done.stdout)
     assert [row["error"] is None for row in rows] == [False, True, True, True]
     assert rows[1]["folder"] == "all/run0"
-    assert rows[1]["decision"] == "linear"
+    assert set(rows[1]) == {"log", "run", "folder", "error", *FIELDS}
+    assert (rows[1]["recommended"], rows[1]["default"]) == ("linear", "recommended")
+    assert 0.3 < rows[1]["rho"] < 1 > rows[1]["refined_bound"] > 0.9
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run0", "run1", "run2"]
 
 
 def test_an_existing_result_stops_no_other_and_hides_no_error_of_the_log(runs, tmp_path):
     assert invoke("fit", runs[0], "--each", "--out", "all", "--no-plot").exit_code == 0
-    stamp = (tmp_path / "all" / "run0" / "schedule.csv").stat().st_mtime_ns
+    stamp = (tmp_path / "all" / "run0" / "recommended.csv").stat().st_mtime_ns
     (tmp_path / "all" / "missing").mkdir()
-    (tmp_path / "all" / "missing" / "schedule.csv").write_text("")
+    (tmp_path / "all" / "missing" / "recommended.csv").write_text("")
     done = invoke("fit", *runs, "missing.csv", "--each", "--out", "all", "--no-plot")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == "wrote     all/: a folder for each of 2 of 4 runs"
     assert done.stderr.splitlines() == [
-        "Error: all/run0/schedule.csv exists; choose another folder with --out, or replace it with --force",
+        "Error: all/run0/recommended.csv exists; choose another folder with --out, or replace it with --force",
         "Error: missing.csv does not exist; check the path",
     ]
-    assert (tmp_path / "all" / "run0" / "schedule.csv").stat().st_mtime_ns == stamp
+    assert (tmp_path / "all" / "run0" / "recommended.csv").stat().st_mtime_ns == stamp
     assert invoke("fit", *runs, "--each", "--out", "all", "--no-plot", "--force").exit_code == 0
 
 
@@ -85,7 +95,7 @@ def test_a_log_named_again_counts_once(runs, tmp_path):
         assert f"{said}: it counts once" in found["warnings"]
         assert found["pooled_logs"] == alone["pooled_logs"]
         assert found["source"] == "run0.csv"
-        assert found["peak_fraction"] == alone["peak_fraction"]
+        assert found["schedules"] == alone["schedules"]
     assert "it counts once" in invoke("fit", "run0.csv", "link.csv", "--no-plot", "--force").stdout
     found = json.loads(invoke("fit", "run0.csv", "run1.csv", "link.csv", "--no-plot", "--json", "--force").stdout)
     assert (found["pooled_logs"], found["source"]) == (2, "run0.csv, run1.csv")
@@ -127,15 +137,15 @@ def test_all_runs_of_one_log_are_fitted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"{r},{t},{1 + (r == 'a/b') + 1 / t!r}\n" for r in ("a/b", "c") for t in range(1, 101))
     (tmp_path / "runs.csv").write_text("run,step,grad_norm\n" + rows)
-    done = invoke("fit", "runs.csv", "--each", "--no-plot", "--json", "--mode", "refined")
+    done = invoke("fit", "runs.csv", "--each", "--no-plot", "--json")
     rows = json.loads(done.stdout)
     assert [(row["run"], row["folder"], row["error"]) for row in rows] == [
         ("a/b", "refined/runs/a_b", None),
         ("c", "refined/runs/c", None),
     ]
-    alone = ("--run", "c", "--no-plot", "--out", "alone", "--mode", "refined")
+    alone = ("--run", "c", "--no-plot", "--out", "alone")
     assert invoke("fit", "runs.csv", *alone).exit_code == 0
-    each, alone = (Schedule.load(f"{folder}/schedule.csv") for folder in ("refined/runs/c", "alone"))
+    each, alone = (Schedule.load(f"{folder}/refined.csv") for folder in ("refined/runs/c", "alone"))
     assert each.multiplier.tolist() == alone.multiplier.tolist()
     table = invoke("fit", "runs.csv", "--each", "--no-plot", "--force").stdout
     assert [line.split()[0] for line in table.splitlines()[1:3]] == ["runs/a_b", "runs/c"]
@@ -173,14 +183,14 @@ def test_folder_names_are_different_and_harmless():
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_gives_the_same(runs):
     distributed = pytest.importorskip("distributed")
-    how = {"optimizer": "sgd", "mode": "refined"}
+    how = {"optimizer": "sgd", "published": True}
     local = fit_each(runs, "local", ReadOptions(), how, plot=False)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         remote = fit_each(runs, "remote", ReadOptions(), how, plot=False, engine="dask", address=address)
     assert [{**row, "folder": ""} for row in remote] == [{**row, "folder": ""} for row in local]
     for name in ("run0", "run1", "run2"):
-        assert Schedule.load(f"remote/{name}/schedule.csv") == Schedule.load(f"local/{name}/schedule.csv")
+        assert Schedule.load(f"remote/{name}/refined.csv") == Schedule.load(f"local/{name}/refined.csv")
 
 
 def test_a_missing_cluster_is_one_line(runs):
@@ -208,18 +218,16 @@ def of_groups(tmp_path, monkeypatch):
 
 
 def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
-    refined = ("--no-plot", "--mode", "refined")
-    done = invoke("fit", of_groups, "--per-group", *refined, "--out", "out")
+    done = invoke("fit", of_groups, "--per-group", "--no-plot", "--out", "out")
     assert done.exit_code == 1
     head, *lines = done.stdout.splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("wrote "))
-    rows, wrote, use = lines[:place], lines[place], lines[place + 1]
+    rows, wrote, use = lines[:2], lines[place], lines[place + 1]
+    assert lines[2].startswith("columns   norms: ")
     assert head.split()[:3] == ["group", "points", "updates"]
     assert [row.split()[:4] for row in rows] == [["decay", "200", "200", "adam"], ["a/b", "200", "200", "adam"]]
     assert wrote == "wrote     out/: a folder for each of 2 of 3 groups"
-    assert use == (
-        'use       ScheduleLR(optimizer, {"decay": "out/decay/schedule.json", "a/b": "out/a_b/schedule.json"})'
-    )
+    assert use == ('use       ScheduleLR(optimizer, {"decay": "out/decay", "a/b": "out/a_b"})')
     assert done.stderr == (
         'Error: group "../x\\n": run.jsonl: column "grad_norm_dual/group:../x\\n" holds no finite number in 200 rows; '
         "choose another with --column\n"
@@ -227,13 +235,14 @@ def test_each_param_group_gets_a_schedule(of_groups, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_b", "decay"]
     for name, folder in (("decay", "decay"), ("a/b", "a_b")):
         columns = ("--column", f"grad_norm_dual/group:{name}", "--lr-column", f"lr/group:{name}")
-        assert invoke("fit", of_groups, *columns, *refined, "--out", "alone", "--force").exit_code == 0
-        of_group, alone = (Schedule.load(f"{place}/schedule.json") for place in (f"out/{folder}", "alone"))
-        assert of_group == alone
+        assert invoke("fit", of_groups, *columns, "--no-plot", "--out", "alone", "--force").exit_code == 0
+        for kind in ("refined.json", "recommended.json", ""):
+            of_group, alone = (Schedule.load(f"{place}/{kind}") for place in (f"out/{folder}", "alone"))
+            assert of_group == alone
         assert of_group.provenance["columns"]["norm"] == f"grad_norm_dual/group:{name}"
         assert of_group.provenance["prior_peak_lr"] == 0.05
     assert invoke("fit", of_groups, "--no-plot", "--out", "whole").exit_code == 0
-    assert Schedule.load("whole/schedule.json").provenance["columns"]["lr"] == "lr"
+    assert Schedule.load("whole").provenance["columns"]["lr"] == "lr"
 
 
 def test_groups_as_json_and_from_python(of_groups):
@@ -245,7 +254,7 @@ def test_groups_as_json_and_from_python(of_groups):
         ("run.jsonl", "../x\n", "out/_x_", False),
     ]
     assert found == fit_groups(of_groups, "out", ReadOptions(), {}, force=True, plot=False)
-    with pytest.raises(RefineError, match=r"out/decay/schedule\.csv exists; choose another folder with --out, or"):
+    with pytest.raises(RefineError, match=r"out/decay/recommended\.csv exists; choose another folder with --out, or"):
         fit_groups(of_groups, "out", ReadOptions(), {}, plot=False)
 
 
@@ -282,7 +291,7 @@ def test_group_folders_lie_below_the_given_one(tmp_path, monkeypatch):
     use = next(line for line in done.stdout.splitlines() if line.startswith("use "))
     mapping = eval(use.removeprefix("use       ScheduleLR(optimizer, ").removesuffix(")"))  # is Python
     assert {name: place.replace("printed/", "out/") for name, place in mapping.items()} == {
-        row["group"]: f"{row['folder']}/schedule.json" for row in found
+        row["group"]: row["folder"] for row in found
     }
 
 

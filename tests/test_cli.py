@@ -16,98 +16,143 @@ def names(folder):
 
 
 JSON_KEYS = {
-    "last_step",
-    "decay_exponent",
-    "gain_over_cosine",
-    "optimizer",
-    "mode",
-    "points",
-    "gain_over_linear",
-    "peak_fraction",
+    "already_ran",
+    "assumptions",
+    "default",
     "files",
-    "warmup_fraction",
-    "decay_r2",
-    "source",
-    "warnings",
-    "format",
-    "decision",
-    "peak_lr_ratio",
     "first_step",
+    "flags",
+    "format",
+    "last_step",
     "norm_kind",
-    "reason",
+    "not_recommended",
+    "optimizer",
+    "peak_lr_ratio",
+    "points",
     "progress_ratio",
+    "published",
+    "recommended",
+    "refined_computed",
+    "schedules",
+    "source",
+    "suggested_peak_lr",
+    "warnings",
+    "worth",
 }
+SCHEDULE_KEYS = {
+    "decay_exponent",
+    "decay_r2",
+    "name",
+    "peak_fraction",
+    "peak_lr_ratio",
+    "relative_bound",
+    "suggested_peak_lr",
+    "warmup_fraction",
+}
+FILES = [
+    "recommended.csv",
+    "recommended.csv-metadata.json",
+    "recommended.json",
+    "refined.csv",
+    "refined.csv-metadata.json",
+    "refined.json",
+    "refined_schedule.py",
+    "schedule.png",
+]
 
 
-def test_fit_writes_four_files_and_says_so(run, falling_log, tmp_path):
+def test_fit_writes_its_files_and_says_so(run, falling_log, tmp_path):
     done = run("fit", falling_log)
-    assert done.exit_code == 0
-    lines = done.stdout.splitlines()
-    assert lines[0] == (
-        "linear decay with warmup for 400 updates: rho 0.503, progress ratio unknown (it takes the l1 norm, "
-        "which GradNormRecorder logs); ASSUMED optimizer adam (--optimizer)"
-    )
-    assert lines[-1] == (
-        "wrote     refined/: schedule.csv, schedule.json, refined_schedule.py, schedule.png, schedule.csv-metadata.json"
-    )
-    assert done.stderr == ""
-    assert {"refined_schedule.py", "schedule.csv", "schedule.json", "schedule.png"} < set(names(tmp_path / "refined"))
-    assert Schedule.load("refined/schedule.csv").total_steps == 400
+    assert (done.exit_code, done.stderr) == (0, "")
+    titles = [line[:13].strip() for line in done.stdout.splitlines()]
+    assert list(filter(None, titles)) == ["refined", "recommended", "why", "read", "peak", "remark", "wrote", "use"]
+    assert done.stdout.splitlines()[-2:] == [
+        "wrote        refined/: refined.csv, .json, recommended.csv, .json, "
+        "refined_schedule.py, schedule.png, CSV metadata",
+        'use          scheduler = make_scheduler(optimizer, schedule="recommended")  # or "refined": not recommended here',
+    ]
+    assert names(tmp_path / "refined") == FILES
+    for name in ("refined", "recommended"):
+        saved = Schedule.load(f"refined/{name}.csv")
+        assert saved.total_steps == 400
+        assert saved == Schedule.load(f"refined/{name}.json")
+        assert saved.provenance["name"] == name
 
 
 def test_json_is_one_object_with_all_keys(run, falling_log):
     done = run("fit", falling_log, "--json", "--optimizer", "sgd")
-    data = json.loads(done.stdout)
+    data = json.loads(done.stdout, parse_constant=pytest.fail)
     assert set(data) >= JSON_KEYS
+    assert not {"mode", "decision", "guard", "gain_over_linear", "gain_over_cosine"} & set(data)
     assert (data["points"], data["first_step"], data["last_step"]) == (400, 1, 400)
     assert (data["format"], data["norm_kind"], data["optimizer"]) == ("CSV", "l2", "sgd")
-    assert (data["mode"], data["decision"], data["progress_ratio"]) == ("auto", "linear", None)
-    assert data["reason"] == "rho 0.503, progress ratio unknown (it was tried for the Adam family only)"
+    assert (data["recommended"]["name"], data["progress_ratio"], data["published"]) == ("linear", None, False)
+    assert set(data["recommended"]) == {"name", "reason"}
     assert data["files"] == {
-        "csv": "refined/schedule.csv",
-        "json": "refined/schedule.json",
+        "refined.csv": "refined/refined.csv",
+        "refined.json": "refined/refined.json",
+        "recommended.csv": "refined/recommended.csv",
+        "recommended.json": "refined/recommended.json",
         "module": "refined/refined_schedule.py",
         "figure": "refined/schedule.png",
     }
-    assert 0 < data["warmup_fraction"] <= data["peak_fraction"] < 0.3
-    assert data["peak_lr_ratio"] > 0
-    assert data["gain_over_cosine"] > 1
+    rows = {row["name"]: row for row in data["schedules"]}
+    assert list(rows) == ["refined", "recommended", "linear", "cosine"]
+    assert all(set(row) >= SCHEDULE_KEYS for row in rows.values())
+    assert 0 < rows["refined"]["warmup_fraction"] <= rows["refined"]["peak_fraction"] < 0.3
+    assert rows["linear"]["relative_bound"] == 1.0 > rows["refined"]["relative_bound"]
+    assert data["peak_lr_ratio"] == rows["recommended"]["peak_lr_ratio"] > 0
+    assert data["suggested_peak_lr"] == rows["recommended"]["suggested_peak_lr"]
+    assert set(data["worth"]) == {"cases", "median", "low", "high", "unit"}
 
 
 def test_json_knows_null_and_no_nan(run, make_log):
     log = make_log("step,grad_norm\n1,1\n2,1\n")
     data = json.loads(run("fit", log, "--json", "--no-plot").stdout, parse_constant=pytest.fail)
-    assert data["peak_lr_ratio"] is None
-    assert data["prior"] is None
-    assert data["decay_exponent"] is None
-    assert data["decision"] == "linear"
-    assert data["files"]["figure"] is None
+    assert data["peak_lr_ratio"] is data["suggested_peak_lr"] is data["prior"] is data["files"]["figure"] is None
+    assert {row["decay_exponent"] for row in data["schedules"]} == {None}
+    assert data["recommended"]["name"] == "linear"
+    assert data["refined_computed"] is False
+    assert data["not_recommended"] == ["2 norms are too few"]
 
 
-@pytest.mark.parametrize("mode", ["auto", "refined", "paper", "progress", "linear"])
-def test_modes(run, falling_log, mode):
-    data = json.loads(run("fit", falling_log, "--mode", mode, "--json", "--no-plot", "--total-steps", 123).stdout)
-    assert data["mode"] == mode
-    assert data["decision"] == ("linear" if mode in ("auto", "linear") else "refined")
-    assert (data["reason"] is None) == (mode != "auto")
-    assert Schedule.load("refined/schedule.json").total_steps == 123
+def test_worth_is_null_where_no_case_is_alike(run, root):
+    data = json.loads(run("fit", root / "data" / "shakespeare_adamw.csv", "--json", "--no-plot").stdout)
+    assert data["worth"] is None
+    assert data["recommended"]["name"] == "later"
+    assert data["recommended"]["reason"].endswith("no benchmark case is like this log")
+    assert data["already_ran"] is False
+    assert json.loads(run("inspect", root / "data" / "shakespeare_adamw.csv", "--json").stdout)["decision"] == "later"
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_published(run, falling_log, published):
+    how = ("--json", "--no-plot", "--total-steps", 123, "--optimizer", "sgd")
+    data = json.loads(run("fit", falling_log, *how, *["--published"] * published).stdout)
+    assert data["published"] is published
+    result = refine.fit(falling_log, optimizer="sgd", total_steps=123, published=published)
+    assert Schedule.load("refined/refined.json") == result.refined
+    plain = refine.fit(falling_log, optimizer="sgd", total_steps=123)
+    assert Schedule.load("refined/recommended.json") == result.recommended == plain.recommended
+    assert (result.refined == plain.refined) is not published
 
 
 def test_the_library_gives_the_same(run, falling_log):
-    run("fit", falling_log, "--optimizer", "sgd", "--smoothing-fraction", 0.2, "--mode", "refined")
+    run("fit", falling_log, "--optimizer", "sgd", "--smoothing-fraction", 0.2)
     norms = refine.read_norms(falling_log)
-    result = refine.refined_schedule(norms, optimizer="sgd", smoothing=0.2, mode="refined")
-    assert Schedule.load("refined/schedule.csv") == result.schedule
+    result = refine.fit(norms, optimizer="sgd", smoothing=0.2)
+    assert Schedule.load("refined/refined.csv") == result.refined
+    assert Schedule.load("refined/recommended.csv") == result.recommended
 
 
 def test_options_reach_the_reader(run, make_log):
     log = make_log("a,b,c\n" + "".join(f"{t},0.5,{0.1 / t}\n" for t in range(1, 41)))
     done = run("fit", log, "--column", "b", "--step-column", "a", "--lr-column", "c", "--norm-kind", "l1", "--json",
-               "--logged-steps", 44, "--no-plot", "--peak-lr", 0.3, "--mode", "refined", "--no-guard")  # fmt: skip
+               "--logged-steps", 44, "--no-plot", "--peak-lr", 0.3, "--published")  # fmt: skip
     data = json.loads(done.stdout)
     assert data["columns"] == {"norm": "b", "step": "a", "lr": "c"}
     assert (data["norm_kind"], data["logged_steps"], data["prior_peak_lr"]) == ("l1", 44, 0.3)
-    assert (data["mode"], data["decision"]) == ("refined", "refined")
+    assert data["published"] is True
 
 
 def test_a_prior_schedule_by_name_or_file(run, make_log):
@@ -165,18 +210,18 @@ def test_a_directory_an_existing_output_and_a_file_in_the_way(run, falling_log, 
         assert done.stderr.count("\n") == 1
         assert names(tmp_path) == ["log.csv"]
     assert run("fit", falling_log, "--no-plot").exit_code == 0
-    stamp = (tmp_path / "refined" / "schedule.csv").stat().st_mtime_ns
+    stamp = (tmp_path / "refined" / "refined.csv").stat().st_mtime_ns
     done = run("fit", falling_log)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "refined/schedule.csv exists; choose another folder with --out, or replace it with --force" in done.stderr
-    assert (tmp_path / "refined" / "schedule.csv").stat().st_mtime_ns == stamp
+    assert "refined/recommended.csv exists; choose another folder with --out, or replace it with --force" in done.stderr
+    assert (tmp_path / "refined" / "refined.csv").stat().st_mtime_ns == stamp
     assert run("fit", falling_log, "--force").exit_code == 0
 
 
 def test_an_error_of_the_log_comes_before_an_output_that_exists(run, falling_log, tmp_path):
     (tmp_path / "log.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     (tmp_path / "there").mkdir()
-    for name in ("there/schedule.csv", "there.png", "there.csv"):
+    for name in ("there/refined.csv", "there.png", "there.csv"):
         (tmp_path / name).write_text("")
     steps = ("--total-steps", 500)
     for command, out in (
@@ -215,9 +260,8 @@ def test_an_error_of_the_log_comes_before_an_output_that_exists(run, falling_log
         ["--peak-lr", "nan"],
         ["--smoothing-fraction", "nan"],
         ["--optimizer", "muon"],
-        ["--mode", "best"],
+        ["--mode", "refined"],
         ["--no-guard"],
-        ["--mode", "auto", "--no-guard"],
         ["--nope"],
     ],
 )
@@ -231,7 +275,7 @@ def test_a_bug_is_one_line_too(run, falling_log, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("refine.batch.refined_schedule", fail)
+    monkeypatch.setattr("refine.batch.refine_norms", fail)
     done = run("fit", falling_log)
     assert done.exit_code == 1
     assert done.stderr == (
@@ -242,10 +286,10 @@ def test_a_bug_is_one_line_too(run, falling_log, monkeypatch):
 
 def test_a_rough_schedule_warns_on_one_line(run, make_log):
     log = make_log("step,grad_norm\n" + "".join(f"{t},{1 + t * 7919 % 97}\n" for t in range(1, 9001)))
-    rough = ("--smoothing-fraction", 0, "--no-plot", "--mode", "refined", "--no-guard", "--optimizer", "sgd")
+    rough = ("--smoothing-fraction", 0, "--no-plot", "--published", "--optimizer", "sgd")
     done = run("fit", log, *rough)
     assert done.exit_code == 0
-    assert done.stderr.startswith("Warning: the schedule is too rough for the module")
+    assert done.stderr.startswith("Warning: refined is too rough for the module")
     assert done.stderr.count("\n") == 1
     again = run("fit", log, *rough, "--force", "--json")
     assert "too rough for the module" in json.loads(again.stdout)["warnings"][-1]
@@ -254,12 +298,12 @@ def test_a_rough_schedule_warns_on_one_line(run, make_log):
 def test_plot(run, falling_log, tmp_path):
     run("fit", falling_log)
     done = run(
-        "plot", "refined/schedule.json", "cosine", "linear:warmup_fraction=0.05", "--norms", falling_log, "-o", "a.svg"
+        "plot", "refined/refined.json", "cosine", "linear:warmup_fraction=0.05", "--norms", falling_log, "-o", "a.svg"
     )
     assert (done.exit_code, done.stdout) == (0, "wrote     a.svg\n")
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
-    assert "exists" in run("plot", "refined/schedule.json", "-o", "a.svg").stderr
-    assert run("plot", "refined/schedule.json", "-o", "a.svg", "--force").exit_code == 0
+    assert "exists" in run("plot", "refined/refined.json", "-o", "a.svg").stderr
+    assert run("plot", "refined/refined.json", "-o", "a.svg", "--force").exit_code == 0
     assert run("plot", "constant", "cosine", "--total-steps", 100, "-o", "b.pdf").exit_code == 0
     assert names(tmp_path) == ["a.svg", "b.pdf", "log.csv", "refined"]
 
@@ -294,6 +338,18 @@ def test_inspect_prints_a_report_or_json(run, falling_log, tmp_path):
     keys = {"format", "points", "first_step", "last_step", "norm_kind", "clipping", "lr_alignment", "dropped"}
     assert keys < set(data)
     assert (data["points"], data["warmup_steps"]) == (400, 20)
+
+
+@pytest.mark.parametrize("width", [80, 100, 115, 120])
+def test_inspect_fits_the_terminal(run, root, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("shakespeare_adamw", "fashion_mnist_sgd"):
+        lines = run("inspect", root / "data" / f"{name}.csv").stdout.splitlines()
+        assert not [line for line in lines if len(line) > width and len(line[13:].split()) > 1]
+        beside = any(line.startswith("checks       points") for line in lines)
+        assert beside or width == 80  # there a long table is below its title
+        assert beside != ("checks" in lines)
+        assert "             rho: the smoothed norm at the end over that at 5 % of the run" in lines
 
 
 def test_inspect_shows_logs_that_are_too_short_to_fit(run, make_log):

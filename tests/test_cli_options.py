@@ -113,7 +113,7 @@ def test_every_option_that_counts_is_a_count():
 
 def test_counts_reach_the_commands(run, falling_log):
     assert run("fit", falling_log, "--no-plot", "--total-steps", "1.5k").exit_code == 0
-    assert Schedule.load("refined/schedule.json").total_steps == 1500
+    assert {Schedule.load(f"refined/{name}.json").total_steps for name in ("refined", "recommended")} == {1500}
     done = run("fit", falling_log, "--total-steps", "10,000")
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == (

@@ -26,33 +26,92 @@ def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_a_result_is_drawn_against_cosine_and_linear_above_its_norms():
-    norms = GradientNorms.from_values(EARLY, learning_rate=np.linspace(1, 0.01, 300))
-    upper, lower = plot(refined_schedule(norms, mode="refined")).axes
-    assert legend(upper) == ["refined", "cosine", "linear", "logged run"]
-    assert legend(lower) == ["smoothed", "raw"] or legend(lower) == ["raw", "smoothed"]
-    assert lower.get_yscale() == "log"
-    assert upper.get_xlabel() == "update of the next run"
-    assert lower.get_ylabel() == "gradient norm (l2)"
+def lines_of(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
 
 
-def test_what_the_guard_rejected_is_shown():
-    upper, _ = plot(refined_schedule(np.exp(-np.arange(300) / 60), optimizer="sgd", mode="refined")).axes
-    assert legend(upper) == ["linear", "cosine", "refined (rejected)"]
+def dashes(line):
+    """Its pattern, whatever its width."""
+    return tuple(line._unscaled_dash_pattern[1] or ())
+
+
+RATES = linear(300, warmup_steps=20).multiplier
+
+
+def of_loss(loss, values=EARLY, **how):
+    norms = GradientNorms.from_values(values, kind="l1", learning_rate=0.1 * RATES, loss=loss)
+    return refined_schedule(norms, optimizer="adam", **how)
+
+
+LATER = of_loss(np.linspace(1e3, 0.0, 300))
 
 
 @pytest.mark.parametrize(
-    ("loss", "drawn"),
+    ("result", "drawn"),
     [
-        (np.ones(300), ["linear", "cosine", "logged run"]),
-        (np.linspace(1e3, 0.0, 300), ["later decay", "cosine", "linear", "logged run"]),
+        (LATER, ["refined", "recommended (later)", "linear", "cosine", "logged run"]),
+        (of_loss(np.ones(300)), ["refined", "recommended (linear)", "cosine", "logged run = recommended"]),
+        (
+            of_loss(np.linspace(1e3, 0.0, 300), total_steps=900),
+            ["refined", "recommended (later)", "linear", "cosine", "logged run (300 updates)"],
+        ),
+        (refined_schedule(EARLY, optimizer="adam"), ["refined", "recommended (linear)", "cosine"]),
+        (refined_schedule(EARLY[:12], optimizer="adam"), ["recommended (linear; no refined)", "cosine"]),
     ],
 )
-def test_the_default_is_drawn_under_its_name(loss, drawn):
-    rates = linear(300, warmup_steps=20).multiplier
-    norms = GradientNorms.from_values(EARLY, kind="l1", learning_rate=rates, loss=loss)
-    upper, _ = plot(refined_schedule(norms, optimizer="adam")).axes
-    assert legend(upper) == drawn
+def test_a_result_is_drawn_with_its_schedules_above_its_norms(result, drawn):
+    figure = plot(result)
+    upper, lower = figure.axes
+    drawn = ["refined, not recommended" if name == "refined" and result.against else name for name in drawn]
+    assert legend(upper) == list(lines_of(upper)) == drawn
+    patterns = [dashes(line) for line in upper.get_lines()]
+    assert len(set(patterns)) == len({line.get_color() for line in upper.get_lines()}) == len(drawn)
+    for name, line in lines_of(upper).items():
+        if not name.startswith("logged run"):
+            kind = name.split(",")[0].split(" ")[0]
+            assert_allclose(line.get_ydata(), result.schedules[kind].multiplier, rtol=0, atol=1e-15)
+    assert upper.get_xlim() == (0, result.refined.total_steps)
+    assert upper.get_xlabel() == "update of the next run"
+    assert sorted(legend(lower)) == ["raw", "smoothed"]
+    assert_allclose(lines_of(lower)["raw"].get_ydata(), result.norms.values)
+    assert_allclose(lines_of(lower)["smoothed"].get_ydata(), result.smoothed)
+    assert lower.get_yscale() == "log"
+    assert lower.get_ylabel() == f"gradient norm ({result.norms.kind})"
+
+
+def test_linear_decay_that_is_recommended_is_one_line():
+    result = of_loss(np.ones(300))
+    assert result.recommended == result.linear
+    found = lines_of(plot(result).axes[0])
+    assert "linear" not in found
+    assert_allclose(found["recommended (linear)"].get_ydata(), result.linear.multiplier, rtol=1e-15)
+
+
+def test_the_logged_run_is_stretched_to_the_updates_of_the_next():
+    line = lines_of(plot(of_loss(np.linspace(1e3, 0.0, 300), total_steps=900)).axes[0])["logged run (300 updates)"]
+    assert_allclose(line.get_xdata(), 3 * np.arange(300))
+    assert_allclose(line.get_ydata(), RATES, atol=1e-12)
+
+
+@pytest.mark.parametrize("result", [LATER, of_loss(np.ones(300), total_steps=900)])
+def test_nothing_of_the_figure_overlaps(result):
+    figure = plot(result)
+    FigureCanvasAgg(figure).draw()
+    page = figure.bbox
+    boxes = []
+    for ax in figure.axes:
+        legend_box = ax.get_legend().get_window_extent()
+        assert not legend_box.overlaps(ax.get_window_extent().expanded(1.0, 0.98))
+        boxes += [legend_box, ax.xaxis.label.get_window_extent()]
+        assert ax.yaxis.label.get_window_extent().x0 >= page.x0
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_schedules_by_name_differ_in_dashes_too():
+    names = ["linear", "cosine", "rex", "wsd:0.2", "constant", "one_cycle", "d2z"]
+    drawn = plot({name: from_name(name, 100) for name in names}).axes[0].get_lines()
+    assert len({dashes(line) for line in drawn}) == len(names)
 
 
 def test_families_beside_a_file_have_its_warmup_and_say_so(tmp_path):
@@ -145,7 +204,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path, suffix, name):
 
 
 def test_the_figure_of_a_result_carries_its_provenance(tmp_path):
-    result = refined_schedule(EARLY, mode="refined")
+    result = refined_schedule(EARLY)
     for suffix in (".png", ".svg"):
         save_figure(result, tmp_path / f"f{suffix}")
         assert b"arXiv:2310.07831" in (tmp_path / f"f{suffix}").read_bytes()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from refine.text import paragraph, width
+from refine.text import beside, paragraph, width
 
 
 class Terminal(io.StringIO):
@@ -72,3 +72,10 @@ def test_commands_fit_the_terminal(run, monkeypatch):
         assert done.exit_code == 0
         told = done.stderr + done.stdout.partition("\nuse ")[0]  # below are lines to paste
         assert max(map(len, told.splitlines())) <= 70, command
+
+
+def test_a_table_is_beside_its_title_or_below_it(monkeypatch):
+    rows = ["a" * 70, "b"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert beside("norms", rows) == ["norms     " + "a" * 70, "          b"]
+    assert beside("norms", rows, indent=11) == ["norms", *rows]

@@ -140,7 +140,7 @@ class TestWords:
     )
     def test_how_it_ended(self, low, median, high, said):
         words = Worth(9, median, low, high, ()).in_words()
-        assert words == f"in the 9 benchmark cases most like this log the refined schedule {said}"
+        assert words == f"in the 9 benchmark cases most like this log the refined schedule's loss {said}"
 
     @pytest.mark.parametrize("rho", UNKNOWN)
     def test_why_none_where_rho_is_unknown(self, rho):

@@ -109,6 +109,11 @@ class LogFile:
             if self.names is None and self._new:
                 with contextlib.suppress(OSError):
                     os.unlink(self.path)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the file and leave it where it is."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -188,7 +193,7 @@ def _csv_line(names: Sequence[str]) -> str:
 
 def _after_fork() -> None:
     for log in list(_OPEN):
-        log.close()
+        log._let_go()  # the file is the parent's: not even one without rows is removed
 
 
 if hasattr(os, "register_at_fork"):

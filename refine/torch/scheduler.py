@@ -387,8 +387,8 @@ def _as_schedule(value: object) -> Schedule:
     if isinstance(value, (str, os.PathLike)):
         return Schedule.load(value)
     raise RefineError(
-        f"schedule is a {type(value).__name__}; it must be a Schedule (of a fit: its .schedule), a path of one, or a "
-        "mapping from group to these"
+        f"schedule is a {type(value).__name__}; it must be a Schedule (of a fit: its .refined or .recommended), a path "
+        "of one, or a mapping from group to these"
     )
 
 

@@ -228,7 +228,7 @@ class TestStatedError:
 @pytest.mark.filterwarnings("ignore::refine.RefineWarning")
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 300])
 def test_every_schedule_has_a_nearest_one(framework, total_steps, root, tmp_path):
-    refined = refined_schedule(read_norms(root / "data" / "fashion_mnist_sgd.csv"), mode="refined").schedule
+    refined = refined_schedule(read_norms(root / "data" / "fashion_mnist_sgd.csv")).refined
     rendering = render(refined.resample(total_steps), framework, peak_lr=PEAK)
     text = text_of(rendering)
     given = json.loads(text) if framework == "deepspeed" else bash_flags(text, tmp_path)

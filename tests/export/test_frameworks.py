@@ -27,7 +27,7 @@ def wsd(total_steps, warmup, cooldown):
 def schedule(request, root):
     if request.param == "digits":
         norms = read_norms(root / "data" / "fashion_mnist_sgd.csv")
-        return refined_schedule(norms, mode="refined").schedule.resample(97)
+        return refined_schedule(norms).refined.resample(97)
     short = {"cosine": cosine(40, warmup_steps=5), "wsd": wsd(30, 4, 9)}
     return {**short, "linear of 1": linear(1), "linear of 2": linear(2)}[request.param]
 

@@ -32,7 +32,7 @@ from typing import Any
 from mutations import Case, Link, mutated
 from samples import Sample, gather
 
-from refine import RefineError, read_norms, refined_schedule
+from refine import RefineError, fit, read_norms
 from refine.export.tidy import tidy_csv
 from refine.health import inspect
 from refine.readers import opening
@@ -62,7 +62,10 @@ def examine(path: Path, case: Case, companions: Sequence[Path]) -> str:
         return refused(error)
     if norms.total_steps <= SMALL_RUN:
         try:
-            refined_schedule(norms, optimizer=norms.source.optimizer or "adam").summary().encode()
+            result = fit(norms, optimizer=norms.source.optimizer or "adam")
+            for text in (result.summary(), result.summary(verbose=True)):
+                assert all(line.isprintable() for line in text.split("\n")), f"control characters in {text!r}"
+            json.loads(json.dumps(result.to_dict(), allow_nan=False))
         except RefineError as error:
             refused(error)
     return "read"

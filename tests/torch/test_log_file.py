@@ -127,6 +127,24 @@ def test_a_forked_child_does_not_hold_the_file(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
+def test_a_forked_child_leaves_a_file_without_rows_to_its_parent(tmp_path):
+    """Workers of a DataLoader are forked before the first row is written."""
+    path = tmp_path / "run.jsonl"
+    script = textwrap.dedent("""
+        import os, sys
+        from refine.torch.log_file import LogFile
+        log = LogFile(sys.argv[1], append=False)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        log.append([{"step": 1}], {})
+        log.close()
+    """)
+    subprocess.run([sys.executable, "-c", script, path], check=True)
+    assert path.read_text().splitlines()[-1] == '{"step": 1}'
+
+
 def test_nothing_stays_of_rows_that_do_not_fit_the_disk(tmp_path):
     script = textwrap.dedent("""
         import resource, signal, sys

@@ -779,8 +779,8 @@ class TestHooks:
         with pytest.raises(RefineError) as caught:
             ScheduleLR(make_optimizer(), [1.0, 0.5])
         assert str(caught.value) == (
-            "schedule is a list; it must be a Schedule (of a fit: its .schedule), a path of one, or a mapping from "
-            "group to these"
+            "schedule is a list; it must be a Schedule (of a fit: its .refined or .recommended), a path of one, or a "
+            "mapping from group to these"
         )
 
     def test_a_path(self, tmp_path):
