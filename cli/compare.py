@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from .options import Count, log_options, prior_schedule_option, smoothing_option
+from .options import Count, ScheduleName, log_options, prior_schedule_option, smoothing_option
 from .progress import reading
 
 
 @click.command()
-@click.argument("items", metavar="[LOG] [SCHEDULE]...", nargs=-1, required=True)
+@click.argument("items", metavar="[LOG] [SCHEDULE]...", nargs=-1, required=True, type=ScheduleName())
 @click.option("--norms", metavar="LOG|constant", help="Norms to compare on.  [default: the LOG named, else constant]")
 @prior_schedule_option
 @click.option(

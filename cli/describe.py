@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from .options import Count
+from .options import Count, ScheduleName
 
 
 @click.command()
-@click.argument("schedule", metavar="SCHEDULE")
+@click.argument("schedule", metavar="SCHEDULE", type=ScheduleName())
 @click.option("--total-steps", type=Count(min=1), help="Updates, of a file as refine retarget.  [default: as the file]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def describe(schedule: str, total_steps: int | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import Count, Number
+from .options import Count, Number, ScheduleName
 
 
 class _WithTargets(click.Command):
@@ -22,7 +22,7 @@ class _WithTargets(click.Command):
 
 
 @click.command(cls=_WithTargets)
-@click.argument("schedule", metavar="SCHEDULE")
+@click.argument("schedule", metavar="SCHEDULE", type=ScheduleName())
 @click.option("--to", required=True, metavar="TARGET", help="One of the targets below.")
 @click.option(
     "--total-steps",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import Count
+from .options import Count, ScheduleName
 
 
 class Updates(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
@@ -21,7 +21,7 @@ class Updates(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 @click.command()
-@click.argument("schedule")
+@click.argument("schedule", metavar="SCHEDULE", type=ScheduleName())
 @click.option(
     "--checkpoints",
     type=Updates(),

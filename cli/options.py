@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -95,6 +96,23 @@ def _whole(text: str) -> int | None:
     exponent = int(power) if power else {"": 0, "k": 3, "K": 3, "M": 6}[unit]
     number = int(sign + digits + part) * Fraction(10) ** (exponent - len(part))
     return int(number) if number.denominator == 1 else None
+
+
+class ScheduleName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """A schedule's file or the name of a family; of a folder of refine fit the file that it stands for, and says so."""
+
+    name = "schedule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Leave all but folders as they are."""
+        from refine.files import printable
+        from refine.schedule import is_schedule, schedule_file
+
+        if not (os.path.isdir(value) and is_schedule(value)):
+            return str(value)
+        file = str(schedule_file(value))
+        click.echo(f"Note: of the folder {printable(value)} {printable(os.path.basename(file))} is taken", err=True)
+        return file
 
 
 class Number(click.FloatRange):

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from .options import Count, figure_options, log_options, smoothing_option
+from .options import Count, ScheduleName, figure_options, log_options, smoothing_option
 
 
 @click.command()
-@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
+@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True, type=ScheduleName())
 @click.option("--norms", "log", metavar="LOG", help="Gradient-norm log to draw below.")
 @log_options
 @click.option("--total-steps", type=Count(min=1), help="Updates of the names.  [default: as the first file]")

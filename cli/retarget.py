@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from .options import Count, Number
+from .options import Count, Number, ScheduleName
 from .output import output_options, write
 
 
 @click.command()
-@click.argument("schedule")
+@click.argument("schedule", metavar="SCHEDULE", type=ScheduleName())
 @click.option("--total-steps", type=Count(min=1), help="Updates of the next run.")
 @click.option(
     "--batch-size",

@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from .distance import DistanceEstimate
     from .inputs import LogLike
 
-__all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "family_of", "fit", "refined_schedule"]
+__all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "family_of", "fit", "refined_schedule", "unlike"]
 
 DEFAULT_WARMUP_FRACTION = 0.02
 """Warmup where the log does not show one, as a fraction of the next run."""
 
 COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
+
+_EDGE = 0.05
+"""Where the norm is measured whose ratio to the last one tells which cases are alike."""
 
 
 def fit(
@@ -118,7 +121,7 @@ def fit(
     progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
     choice = choose({**values, "progress ratio": progress})
     missing = [found.words for found in check(values) if found.raised and found.rule.action == "not computed"]
-    alike = None if missing or _is_unlike(prior) else worth(family, values["rho"])
+    alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
     values["like cases"] = None if alike is None else alike.median
 
     weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
@@ -194,9 +197,17 @@ def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:
     return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
 
 
-def _is_unlike(prior: Prior) -> bool:
-    """Whether no log of the benchmark is like this one: all of those are of runs that decayed linearly."""
-    return prior.multiplier is not None and not decays_linearly(prior)
+def unlike(norms: GradientNorms, prior: Prior) -> str:
+    """Why no log of the benchmark is like this one; empty where one may be.
+
+    Those are whole, and of runs that decayed about linearly.
+    """
+    first, last = norms.updates[[0, -1]] / norms.total_steps
+    if first > _EDGE or last < 1.0 - _EDGE:
+        return "it holds a part of its run only"
+    if prior.multiplier is not None and not decays_linearly(prior):
+        return "its rate did not fall about linearly, as theirs did"
+    return ""
 
 
 def _with_one_rise(weighted: NDArray[np.float64], warmup_steps: int) -> NDArray[np.float64]:
@@ -286,7 +297,8 @@ def _reason(rho: float | None, alike: Worth | None, choice: Choice, missing: lis
     elif 0.9 <= rho <= 1.1:
         norms = f"norms hardly change, to {rho:.2f} of their value by the end"
     else:
-        norms = f"norms {'fall' if rho < 1.0 else 'rise'} to {rho:.2g} {'of' if rho < 1.0 else 'times'} their value"
+        shown = f"{rho:.2f}" if rho >= 0.1 else f"{rho:.2g}"  # as many digits as the check's words
+        norms = f"norms {'fall' if rho < 1.0 else 'rise'} to {shown} {'of' if rho < 1.0 else 'times'} their value"
         norms += " by the end"
     return f"{bent}{norms}: {'no benchmark case is like this log' if alike is None else alike.in_words()}"
 
@@ -326,11 +338,11 @@ def _notes(
         found.append("the logged run kept a constant rate: no peak learning rate is suggested, equal area fails there")
     if steps != norms.total_steps:
         found.append(
-            f"{steps} updates instead of the logged {norms.total_steps}: the norms are taken to keep their shape, "
+            f"{steps:,} updates instead of the logged {norms.total_steps:,}: the norms are taken to keep their shape, "
             f"and the peak learning rate is for the old horizon; {peak_advice(norms.total_steps, steps)[0]}"
         )
     if 2 * warmup_steps > steps:
-        found.append(f"the warmup of the logged run, {warmup_steps} updates, takes more than half of the {steps}")
+        found.append(f"the warmup of the logged run, {warmup_steps:,} updates, takes more than half of the {steps:,}")
     return found
 
 

@@ -82,11 +82,11 @@ def choose(values: Mapping[str, float | str | None]) -> Choice:
     >>> choose({"rho": 0.9, "progress ratio": 0.8})
     Choice(bend='linear', reason='the loss fell 0.8 times as far as the noise of the updates explains, not above 1.2')
     >>> choose({"rho": 0.9, "progress ratio": "the log holds no losses"})
-    Choice(bend='linear', reason='what would bend it is unknown: the log holds no losses')
+    Choice(bend='linear', reason='nothing in the log bends it: the log holds no losses')
     """
     rho, ratio = values.get("rho"), values.get("progress ratio")
     if not isinstance(rho, float) or not isinstance(ratio, float):
-        return Choice("linear", f"what would bend it is unknown: {ratio}")
+        return Choice("linear", f"nothing in the log bends it: {ratio}")
     told = f"the loss fell {ratio:.3g} times as far as the noise of the updates explains"
     if rho >= SEPARABLE:
         return (
@@ -201,14 +201,14 @@ def progress_ratio_of(norms: GradientNorms, optimizer: OptimizerFamily, known: b
 def balance_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, prior: Prior) -> Balance | str:
     """Both sides of the progress ratio, or why there is none; ``known``: the log or the caller names the optimizer."""
     if optimizer != "adam":
-        return "it was tried for the Adam family only"
+        return "the rule was tried for the Adam family only"
     squared = norms.values if norms.kind == "l1" else norms.l1
     if squared is None or not norms.source.kind_known:
-        return "it takes the l1 norm, which GradNormRecorder logs"
+        return "the rule takes the l1 norm, which GradNormRecorder logs"
     if not known:
         return "the optimizer is assumed: give --optimizer"
     if norms.pool is not None:
-        return "it is that of a single log"
+        return "the rule is for a single log"
     if group(norms.source.columns.get("norm", "")) is not None:
         return "the loss is the whole model's, the norm a group's"
     if norms.loss is None:

@@ -70,7 +70,7 @@ class Rule:
         return f"{self.action} if {self.side} {self.threshold:g}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Check:
     """A rule applied: its value (None: not known for this log) and whether it is raised."""
 
@@ -107,8 +107,12 @@ class Check:
     def row(self) -> str:
         """A row of the table that commands print."""
         value = "unknown" if self.value is None else f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
-        state = self.rule.action.upper() if self.raised else "ok"
+        state = self.rule.action.upper() if self.raised else "not checked" if self.value is None else "ok"
         return f"{self.rule.name:17}{value:>9}   {self.rule.advice:32}{state}"
+
+    def __repr__(self) -> str:
+        shown = "unknown" if self.value is None else f"{self.value:.3g}"
+        return f"Check({self.rule.name!r}, {shown}, {self.rule.advice!r}, raised={self.raised})"
 
     def __str__(self) -> str:
         shown = "unknown" if self.value is None else f"{self.value:.3g}"
@@ -151,7 +155,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         1.1,
         "not recommended",
-        "the norms rise {0:.2f}-fold while the rate falls, as weight decay makes them",
+        "the norms rise to {0:.2f} times their value while the rate falls, as weight decay makes them",
         "the norms rise this much while the rate falls: weight decay of normalised layers does that, and the schedule "
         "takes it for signal; AdamC (arXiv:2506.02285) corrects it: make_scheduler(..., scale_weight_decay=True)",
     ),

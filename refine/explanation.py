@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .analysis import fit
-from .default import Balance, balance_of, decays_linearly
+from .analysis import fit, unlike
+from .default import Balance, balance_of
 from .describe import decay_exponent, peak_fraction
 from .families import with_warmup
 from .files import printable
@@ -322,11 +322,10 @@ def _warmup(result: Refinement) -> str:
 
 def _worth(result: Refinement) -> str:
     """The benchmark cases, or why there is none; where norms fall that far the refined schedule lost most."""
-    prior = result.prior
     if result.worth is not None:
         return f"{result.worth.in_words()} ({', '.join(result.worth.problems)})"
-    if prior.multiplier is not None and not decays_linearly(prior):
-        return "no benchmark case is like this log: its rate did not fall about linearly, as theirs did"
+    if why := unlike(result.norms, result.prior):
+        return f"no benchmark case is like this log: {why}"
     return no_case(result.optimizer, rho_of(result))
 
 

@@ -66,9 +66,12 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
     lengths = sorted({log.total_steps for log in logs})
     if len(lengths) > 1:
         notes.append(f"the logged runs have {lengths[0]} to {lengths[-1]} updates: pooled at the fraction of training")
-    families = {log.source.optimizer for log in logs}
+    families = sorted({log.source.optimizer for log in logs if log.source.optimizer is not None})
     if len(families) > 1:
-        notes.append(f"the logs name optimizers of different families, or none: {', '.join(map(str, families))}")
+        raise RefineError(
+            f"the logs name optimizers of different families, {' and '.join(families)}: logs of one "
+            "configuration do not; fit them one by one with --each"
+        )
     peaks = sorted({float(f"{np.nanmax(rate):.3g}") for rate in rates if rate is not None})
     if len(peaks) > 1:
         notes.append(
@@ -99,7 +102,7 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
             name=", ".join(log.source.name for log in logs),
             rows=sum(log.source.rows for log in logs),
             kind_known=all(log.source.kind_known for log in logs),
-            optimizer=families.pop() if len(families) == 1 else None,
+            optimizer=families[0] if families else None,
             notes=tuple(notes),
             clipping=clipping.pop() if len(clipping) == 1 else "unknown",
             lr_alignment=alignment.pop() if len(alignment) == 1 else "unknown",

@@ -20,7 +20,16 @@ from .digits import csv_rows, json_rows
 from .errors import RefineError
 from .files import printable, write_files
 
-__all__ = ["FORMAT_VERSION", "MAX_STEPS", "Schedule", "check_array", "check_count", "is_schedule", "metadata_path"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_STEPS",
+    "Schedule",
+    "check_array",
+    "check_count",
+    "is_schedule",
+    "metadata_path",
+    "schedule_file",
+]
 
 FORMAT_VERSION = 1
 MAX_STEPS = 50_000_000
@@ -208,24 +217,14 @@ class Schedule:
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
         """Read a schedule that `save` wrote, or any ``step,multiplier`` CSV.
 
-        A folder of `refine.emit` stands for its schedule, that of a result for the default one: ``recommended.json``,
-        or ``refined.json`` where the provenance says ``"default": "refined"``.
+        A folder of `refine.emit` stands for its schedule, that of a result for the default one (`schedule_file`).
 
         Raises
         ------
         RefineError
             Missing file, other format, newer format version, or multipliers that are not a schedule.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            return cls._load(folder)
-        held = [name for name in (_RECOMMENDED, _ALONE) if (folder / name).exists()]
-        if len(held) != 1:
-            what = "two results, recommended.json and schedule.json" if held else "no result of refine"
-            raise RefineError(f"{printable(folder)} holds {what}; name the .json or .csv file of a schedule")
-        schedule = cls._load(folder / held[0])
-        refined = held == [_RECOMMENDED] and schedule.provenance.get("default") == "refined"
-        return cls._load(folder / "refined.json") if refined else schedule
+        return cls._load(schedule_file(path))
 
     @classmethod
     def _load(cls, path: Path) -> Schedule:
@@ -338,6 +337,22 @@ def _read(path: str | os.PathLike[str]) -> str:
         raise RefineError(
             f"{printable(path)} is not UTF-8 text; a schedule is a .csv or .json file that refine wrote"
         ) from None
+
+
+def schedule_file(path: str | os.PathLike[str]) -> Path:
+    """The file that a folder of `refine.emit` stands for; any other path as it is.
+
+    Of a result that is ``recommended.json``, or ``refined.json`` where the provenance says ``"default": "refined"``.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder
+    held = [name for name in (_RECOMMENDED, _ALONE) if (folder / name).exists()]
+    if len(held) != 1:
+        what = "two results, recommended.json and schedule.json" if held else "no result of refine"
+        raise RefineError(f"{printable(folder)} holds {what}; name the .json or .csv file of a schedule")
+    default = held == [_RECOMMENDED] and Schedule.load(folder / _RECOMMENDED).provenance.get("default")
+    return folder / ("refined.json" if default == "refined" else held[0])
 
 
 def is_schedule(path: str | os.PathLike[str]) -> bool:

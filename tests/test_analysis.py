@@ -201,7 +201,7 @@ def test_another_horizon_keeps_the_shape_and_the_warmup_in_steps():
     assert result.warmup_steps == 50
     long, short = result.refined.multiplier, fit(norms, optimizer="adam").refined.multiplier
     assert np.abs(long[500::10] - short[50:]).max() < 0.01
-    assert any("5000 updates instead of the logged 500" in note for note in result.notes)
+    assert any("5,000 updates instead of the logged 500" in note for note in result.notes)
 
 
 class TestWarmup:
@@ -446,7 +446,7 @@ def test_a_hostile_name_stays_on_its_line(make_log):
 def test_the_reason_names_what_the_norms_do():
     for values, said in (
         (np.ones(T), "norms hardly change, to 1.00 of their value by the end: in the 9 benchmark cases"),
-        (np.linspace(1.0, 3.0, T), "norms rise to 2.7 times their value by the end: "),
+        (np.linspace(1.0, 3.0, T), "norms rise to 2.68 times their value by the end: "),
         (FALLING, "norms fall to 0.063 of their value by the end: "),
     ):
         result = fit(values, optimizer="adam")

@@ -69,7 +69,8 @@ def test_fit_writes_its_files_and_says_so(run, falling_log, tmp_path):
     assert done.stdout.splitlines()[-2:] == [
         "wrote        refined/: refined.csv, .json, recommended.csv, .json, "
         "refined_schedule.py, schedule.png, CSV metadata",
-        'use          scheduler = make_scheduler(optimizer, schedule="recommended")  # or "refined": not recommended here',
+        'use          scheduler = make_scheduler(optimizer, schedule="recommended")  '
+        '# or "refined": not recommended here',
     ]
     assert names(tmp_path / "refined") == FILES
     for name in ("refined", "recommended"):

@@ -153,8 +153,8 @@ class TestChoose:
             (0.1, 1.0, "linear", f"{FALLEN.format(0.1)} and {FELL.format(1)}, not below 1"),
             (0.1, math.nextafter(1.0, DOWN), "earlier", f"{FALLEN.format(0.1)} and {FELL.format(1)}, below 1"),
             (0.0, -5.0, "earlier", f"{FALLEN.format(0)} and {FELL.format(-5)}, below 1"),
-            (0.9, "no losses", "linear", "what would bend it is unknown: no losses"),
-            (0.1, "no losses", "linear", "what would bend it is unknown: no losses"),
+            (0.9, "no losses", "linear", "nothing in the log bends it: no losses"),
+            (0.1, "no losses", "linear", "nothing in the log bends it: no losses"),
         ],
     )
     def test_both_sides_of_every_threshold(self, rho, ratio, which, reason):
@@ -172,7 +172,7 @@ def unknown(norms, **options):
     assert result.recommended == result.linear
     assert result.progress_ratio is None
     assert result.to_dict()["progress_ratio"] is None
-    before, _, reason = result.choice.reason.partition("what would bend it is unknown: ")
+    before, _, reason = result.choice.reason.partition("nothing in the log bends it: ")
     assert before == ""
     assert "the loss fell" not in result.reason  # nothing is bent, so nothing is said of it but with -v
     assert result.choice.reason in " ".join(result.summary(verbose=True).split())
@@ -203,10 +203,10 @@ class TestUnknown:
         ("changes", "reason"),
         [
             ({"source": Source()}, "the optimizer is assumed: give --optimizer"),
-            ({"source": Source(optimizer="sgd")}, "it was tried for the Adam family only"),
-            ({"kind": "l2"}, "it takes the l1 norm, which GradNormRecorder logs"),
-            ({"kind": "dual"}, "it takes the l1 norm, which GradNormRecorder logs"),
-            ({"source": replace(ADAM, kind_known=False)}, "it takes the l1 norm, which GradNormRecorder logs"),
+            ({"source": Source(optimizer="sgd")}, "the rule was tried for the Adam family only"),
+            ({"kind": "l2"}, "the rule takes the l1 norm, which GradNormRecorder logs"),
+            ({"kind": "dual"}, "the rule takes the l1 norm, which GradNormRecorder logs"),
+            ({"source": replace(ADAM, kind_known=False)}, "the rule takes the l1 norm, which GradNormRecorder logs"),
             ({"source": replace(ADAM, columns={"norm": "grad_norm_l1/group:w"})}, OF_A_GROUP),
             ({"loss": None}, "the log holds no losses"),
             ({"learning_rate": None}, "the learning rates of the whole run are not known"),
@@ -265,7 +265,7 @@ class TestUnknown:
                 assert fit(norms, **prior).progress_ratio == pytest.approx(2.0, rel=0.1)
 
     def test_pooled_logs_have_none(self):
-        assert unknown(pool([adam(), adam()]), smoothing=0.0) == "it is that of a single log"
+        assert unknown(pool([adam(), adam()]), smoothing=0.0) == "the rule is for a single log"
 
     @pytest.mark.parametrize(
         ("schedule", "straight"),
@@ -352,7 +352,7 @@ class TestL1BesideDual:
     def test_dual_alone_tells_nothing(self, tmp_path):
         path = recorded(tmp_path, dual=10.0 * FLAT)
         norms = replace(read_norms(path), l1=None)
-        assert unknown(norms) == "it takes the l1 norm, which GradNormRecorder logs"
+        assert unknown(norms) == "the rule takes the l1 norm, which GradNormRecorder logs"
 
     @pytest.mark.parametrize("norm_kind", ["l1", "dual"])
     def test_groups_stay_linear(self, tmp_path, norm_kind):
@@ -502,5 +502,5 @@ class TestOurOwnLogs:
     def test_sgd_stays_linear_and_has_run_already(self, root):
         result = fit(root / "data" / "fashion_mnist_sgd.csv")
         assert (result.shape, result.progress_ratio, result.already_ran) == ("linear", None, True)
-        assert result.choice.reason.endswith("it was tried for the Adam family only")
+        assert result.choice.reason.endswith("the rule was tried for the Adam family only")
         assert_allclose(result.recommended.multiplier, linear(3000, warmup_steps=150).multiplier, rtol=1e-9)

@@ -80,7 +80,7 @@ def test_the_summary_and_the_figure_show_the_spread():
     result = fit(pool(seeds()), smoothing=0.0)
     text = " ".join(result.summary(verbose=True).split())
     assert "pooled: median of 3 logs on the fraction of training; their smoothed norms differ by" in text
-    assert "each log's median over 0.1 of its updates" in text
+    assert "each log's median over 10 % of its updates" in text
     assert result.to_dict()["pooled_logs"] == 3
     from refine import plot
 
