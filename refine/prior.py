@@ -132,7 +132,7 @@ def read_prior(
             origin = "given"
         else:
             raise RefineError(
-                f"prior_schedule is a {type(prior_schedule).__name__}; it must be a Schedule (of a fit: its .refined or "
+                f"prior_schedule is a {type(prior_schedule).__name__}; it must be a Schedule (of a fit: .refined or "
                 ".recommended), a file or the name of a family"
             )
         if rates.size:

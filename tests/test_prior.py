@@ -76,9 +76,7 @@ def test_a_log_resumed_at_a_smaller_stride_still_shows_its_start():
 
 def test_a_result_is_no_prior_schedule_but_holds_some():
     result = fit(np.ones(50), optimizer="adam")
-    with pytest.raises(
-        RefineError, match=r"prior_schedule is a Refinement; it must be a Schedule \(of a fit: its \.ref"
-    ):
+    with pytest.raises(RefineError, match=r"prior_schedule is a Refinement; it must be a Schedule \(of a fit: \.ref"):
         fit(result.norms, prior_schedule=result)
     assert fit(result.norms, prior_schedule=result.recommended).prior.origin == "given"
 
