@@ -358,7 +358,7 @@ def _room(ax: Axes) -> float:
     """Letters of the legend that fit above an axes."""
     figure, place = ax.get_figure(root=True), ax.get_subplotspec()
     width = 6.4 if figure is None else float(figure.get_figwidth())
-    return 14.5 * width * (1.0 if place is None else len(place.colspan) / place.get_gridspec().ncols)
+    return 13.2 * width * (1.0 if place is None else len(place.colspan) / place.get_gridspec().ncols)
 
 
 def _columns(labels: list[str], room: float) -> int:

@@ -57,7 +57,7 @@ def as_norms(
     if (paths := _paths(log)) is None and not _is_table(log):
         if other := sorted(read.keys() - _OF_ARRAYS):
             raise RefineError(
-                f"{other[0]} is given with an array; of an array only {', '.join(sorted(_OF_ARRAYS))} say"
+                f"{other[0]} is no parameter of fit for an array; leave it out, or use {', '.join(sorted(_OF_ARRAYS))}"
             )
         kind = read.pop("norm_kind", "l2")
         return GradientNorms.from_values(log, kind=kind, **read), smoothing  # type: ignore[arg-type]

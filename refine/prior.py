@@ -128,8 +128,13 @@ def read_prior(
     if prior_schedule is not None:
         if isinstance(prior_schedule, str):
             origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
-        else:
+        elif isinstance(prior_schedule, Schedule):
             origin = "given"
+        else:
+            raise RefineError(
+                f"prior_schedule is a {type(prior_schedule).__name__}; it must be a Schedule (of a fit: .refined or "
+                ".recommended), a file or the name of a family"
+            )
         if rates.size:
             notes = ("of the logged learning rates only the peak is used: the prior schedule is given",)
         multiplier = prior_schedule.resample(norms.total_steps).multiplier

@@ -171,8 +171,8 @@ def refined_words(result: Refinement, *, brief: bool = False) -> str:
     peak, near = peak_fraction(h), warmup_fraction(h)
     if round(peak * steps) == 0:
         rise = f"falls from the first of {steps:,} updates on"
-    elif round(peak * steps) <= result.warmup_steps:
-        rise = f"peaks after the warmup, {round(peak * steps):,} of {steps:,} updates, then falls"
+    elif round(peak * steps) <= result.warmup_steps and not result.published:
+        rise = f"peaks after the warmup, {result.warmup_steps:,} of {steps:,} updates, then falls"
     else:
         rises, within = ("peaks", "") if brief else ("rises to its peak", f" (90 % of it at {_percent(near)})")
         rise = f"{rises} at {_percent(peak)} of {steps:,} updates{within}, then falls"
@@ -181,8 +181,9 @@ def refined_words(result: Refinement, *, brief: bool = False) -> str:
     falls = f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
     if brief and result.against:
         return falls
-    bound = f"{abs(change):.1f} % {'below' if change < 0.0 else 'above'}" if change else "as that of"
-    return f"{falls}; theory bounds its loss {bound} linear decay"
+    if not change:
+        return f"{falls}; theory bounds its loss as it does that of linear decay"
+    return f"{falls}; theory bounds its loss {abs(change):.1f} % {'below' if change < 0.0 else 'above'} linear decay"
 
 
 def advice(result: Refinement) -> str:
@@ -375,7 +376,7 @@ def why_no_peak(result: Refinement) -> str:
         return "equal area fails after a constant rate"
     if result.norms.learning_rate is None:
         return "the logged run has unknown rates"
-    return "the logged run has known rates of a part of it only"
+    return "the rates are known for a part of the logged run only"
 
 
 def to_html(result: Refinement) -> str:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from .default import Bend, Choice
 from .diagnostics import Check
+from .errors import RefineError
+from .files import printable
 from .norms import GradientNorms
 from .prior import Prior
 from .refinement import OptimizerFamily, inverse_squared_norms, published_multiplier
@@ -170,6 +172,8 @@ class Refinement:
 
         The logged run's peak is needed, and trusted to have been tuned.
         """
+        if name not in self.measures:
+            raise RefineError(f"no schedule is called {printable(name)!r}; there are {', '.join(self.schedules)}")
         return self.prior.suggested_peak(self.measures[name].peak_lr_ratio)
 
     @property

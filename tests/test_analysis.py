@@ -421,7 +421,9 @@ def test_the_repr_is_one_line():
 
 
 def test_unknown_names_and_horizons_are_refused():
-    with pytest.raises(RefineError, match="mode is given with an array; of an array only every, logged_steps"):
+    with pytest.raises(
+        RefineError, match="mode is no parameter of fit for an array; leave it out, or use every, logged_steps"
+    ):
         fit(EARLY, mode="paper")
     with pytest.raises(RefineError, match="total_steps is 0; it must be an integer >= 1"):
         fit(EARLY, total_steps=0)

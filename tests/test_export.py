@@ -154,6 +154,9 @@ class TestModule:
             assert_allclose(stretched, expected, atol=TOLERANCE)
 
     def test_negative_steps_are_refused(self, module):
+        for total_steps in (0, -1):
+            with pytest.raises(ValueError, match=f"total_steps is {total_steps}; it must be the number of updates"):
+                module.multiplier(0, total_steps)
         with pytest.raises(ValueError, match="step is -1; updates are counted from 0"):
             module.multiplier(-1)
 

@@ -252,3 +252,14 @@ def test_a_comparison_has_a_curve_a_schedule_and_shares_colours():
         assert above.get_color() == below.get_color()
         assert below.get_ydata()[-1] == pytest.approx(row.relative_bound, rel=1e-6)
     assert lower.get_yscale() == "log"
+
+
+def test_a_legend_does_not_narrow_the_axes():
+    rates = np.cos(np.pi / 2 * np.arange(400) / 400) ** 2
+    result = refined_schedule(np.linspace(1.0, 2.0, 400), optimizer="adam", prior_schedule=Schedule(rates))
+    figure = plot(result)
+    FigureCanvasAgg(figure).draw()
+    upper, lower = figure.axes
+    assert legend(upper) == ["refined, not recommended", "recommended (linear)", "cosine", "logged run"]
+    for ax in (upper, lower):
+        assert ax.get_position().x1 > 0.93

@@ -314,7 +314,7 @@ class TestRefused:
             (
                 NORMS,
                 {"column": "x"},
-                "column is given with an array; of an array only every, logged_steps, norm_kind say",
+                "column is no parameter of fit for an array; leave it out, or use every, logged_steps, norm_kind",
             ),
             (TABLE, {"guard": False}, r"guard is no parameter of fit nor of read_norms; help\(refine.fit\) lists them"),
             (path, {"mode": "paper"}, "mode is no parameter of fit nor of read_norms"),

@@ -1,4 +1,5 @@
 import doctest
+import os
 import pkgutil
 import re
 import subprocess
@@ -82,6 +83,7 @@ def test_readme_is_short_and_its_transcript_is_real(root, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "refine.cli", *transcript[0].split()],
         cwd=tmp_path,
+        env=dict(os.environ),  # without the COLUMNS that readline, which pytest imports, sets for children alone
         capture_output=True,
         text=True,
         check=True,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refine import GradientNorms, Schedule
+from refine import GradientNorms, RefineError, Schedule, fit
 from refine.prior import read_prior
 
 T, W = 400, 40
@@ -72,3 +72,15 @@ def test_a_log_resumed_at_a_smaller_stride_still_shows_its_start():
     steps = np.array([10, 20, 30, *range(32, 101, 2)])
     norms = GradientNorms.from_values(np.ones(steps.size), steps, learning_rate=np.minimum(steps / 20, 1.0))
     assert (read_prior(norms).warmup_steps, read_prior(norms).peak_lr) == (20, 1.0)
+
+
+def test_a_result_is_no_prior_schedule_but_holds_some():
+    result = fit(np.ones(50), optimizer="adam")
+    with pytest.raises(RefineError, match=r"prior_schedule is a Refinement; it must be a Schedule \(of a fit: \.ref"):
+        fit(result.norms, prior_schedule=result)
+    assert fit(result.norms, prior_schedule=result.recommended).prior.origin == "given"
+
+
+def test_the_peak_of_a_schedule_that_is_none_of_the_result_is_refused():
+    with pytest.raises(RefineError, match="no schedule is called 'wsd'; there are refined, recommended, linear, cos"):
+        fit(np.ones(50), optimizer="adam").peak_lr("wsd")

@@ -141,7 +141,7 @@ def test_the_first_word_says_when_nothing_was_refined(printed):
 
 
 def test_only_what_kept_it_from_being_computed_is_given_as_the_reason():
-    result = fit(EARLY[11::-1] ** 2, optimizer="adam")
+    result = fit(np.geomspace(1.0, 0.1, 12), optimizer="adam")
     assert len(result.against) > 1
     assert "12 norms are too few" in result.summary()
     assert "more reason" not in result.summary()
@@ -161,6 +161,34 @@ def test_which_schedule_is_the_one_to_use_is_said(printed, run, make_log, column
     assert ("not recommended: " in lines[0]) == bool(result.against)
     assert not result.against
     assert "theory bounds its loss" in " ".join(lines[:2])
+
+
+def test_a_peak_at_the_end_of_the_warmup_is_told_by_the_count_that_recommended_tells(columns):
+    columns(115)
+    result = fit(np.linspace(1.0, 1.05, 400), optimizer="adam", prior_schedule="linear:warmup_steps=40")
+    assert "refined      peaks after the warmup, 40 of 400 updates, then falls" in result.summary()
+    assert "recommended  linear decay over 400 updates, the first 40 of them warmup" in result.summary()
+    assert np.argmax(result.refined.multiplier) == 39
+
+
+def test_the_published_schedule_is_told_to_have_no_warmup():
+    early = np.r_[4.0, 3.9, 3.8, np.linspace(1.0, 1.05, 397)]
+    how = {"optimizer": "adam", "smoothing": 0.0, "prior_schedule": "linear:warmup_steps=40"}
+    assert "peaks after the warmup" in fit(early, **how).summary()
+    published = fit(early, **how, published=True)
+    assert published.summary().startswith("refined      rises to its peak at 1 % of 400 updates")
+
+
+def test_an_equal_bound_is_told_in_words():
+    said = " ".join(fit(np.ones(400), optimizer="adam").summary().split())
+    assert "theory bounds its loss as it does that of linear decay" in said
+
+
+def test_rates_of_a_part_of_the_run_suggest_no_peak():
+    rates = np.r_[np.full(200, np.nan), RATES[200:]]
+    norms = GradientNorms.from_values(EARLY, learning_rate=rates)
+    said = " ".join(fit(norms, optimizer="adam").summary().split())
+    assert "no learning rate is suggested: the rates are known for a part of the logged run only" in said
 
 
 def test_the_peak_is_told_once_where_both_are_equal():

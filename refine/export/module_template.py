@@ -63,6 +63,8 @@ def multiplier(step, total_steps=None, schedule=None):
     if step < 0:
         raise ValueError(f"step is {step}; updates are counted from 0")
     total = TOTAL_STEPS if total_steps is None else total_steps
+    if total < 1:
+        raise ValueError(f"total_steps is {total}; it must be the number of updates, at least 1")
     position = min(step, total - 1) * TOTAL_STEPS / total
     x, y = _KNOTS[_known(schedule)]
     right = min(bisect_right(x, position), len(x) - 1)
