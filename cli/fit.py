@@ -103,8 +103,8 @@ def fit(
 
 _COLUMNS = (
     "norms: at the end over those at 5 % of the run; recommended: linear decay, or bent to fall later or earlier; "
-    "peak LR: of recommended over the old one, for rates that add up to the old sum; refined at: where refined has its "
-    "peak; bound: theory's, on its loss, against linear decay; use: the schedule that is used where none is named"
+    "refined at: where refined has its peak; bound: of refined in theory, against linear decay; use: the schedule where "
+    "none is named; peak LR: with that one over the old one, for rates that add up to the old sum"
 )
 
 
@@ -117,8 +117,8 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        head: tuple[str, ...] = (of, "points", "updates", "optimizer", "warmup", "norms", "recommended", "peak LR")
-        head += ("refined at", "bound", "use", "warnings")
+        head: tuple[str, ...] = (of, "points", "updates", "optimizer", "warmup", "norms", "recommended")
+        head += ("refined at", "bound", "use", "peak LR", "warnings")
         table: list[tuple[str, ...]] = [head]
         for row in rows:
             if row["error"]:
@@ -132,17 +132,17 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
                     f"{row['warmup_steps']:,}",
                     _shown(row["rho"], "x.2f"),
                     row["recommended"],
-                    _shown(row["peak_lr_ratio"], "x.2f"),
                     f"{row['refined_peak_fraction']:.1%}",
                     _shown(row["refined_bound"] and row["refined_bound"] - 1.0, "+.1%"),
                     row["default"],
+                    _shown(row["peak_lr_ratio"], "x.2f"),
                     str(len(row["warnings"])),
                 )
             )
-        click.echo("\n".join(aligned(table)))
         if len(table) > 1:
-            click.echo("\n".join(paragraph("columns", _COLUMNS)))
-        click.echo(f"wrote     {printable(out)}/: a folder for each of {len(rows) - len(failed)} of {len(rows)} {of}s")
+            click.echo("\n".join([*aligned(table), *paragraph("columns", _COLUMNS)]))
+            made = f"a folder for each of {len(rows) - len(failed)} of {len(rows)} {of}s"
+            click.echo(f"wrote     {printable(out)}/: {made}")
         if of == "group" and len(rows) > len(failed):
             files = {row["group"]: row["folder"] for row in rows if not row["error"]}
             mapping = ", ".join(f"{_literal(name)}: {_literal(file)}" for name, file in files.items())

@@ -45,7 +45,7 @@ _EDGE = 0.05
 def fit(
     log: LogLike,
     *,
-    optimizer: OptimizerFamily | None = None,
+    optimizer: OptimizerFamily | str | None = None,
     smoothing: float = 0.1,
     published: bool = False,
     total_steps: int | None = None,
@@ -65,9 +65,9 @@ def fit(
     log : path, sequence of paths, DataFrame, Series, array_like or GradientNorms
         What `refine.read_norms` reads, the logs of several seeds (pooled), a table with its columns, or l2 norms,
         one an update.
-    optimizer : {"sgd", "adam"}, optional
-        Family of the logged optimizer; it fixes the exponent, N = G^2 or N = G. By default what the
-        log names, else "adam", the milder one, which is then recorded as an assumption.
+    optimizer : {"sgd", "adam"} or str, optional
+        Family of the logged optimizer, or a name that tells it (AdamW, Lion ...); it fixes the exponent, N = G^2 or
+        N = G. By default what the log names, else "adam", the milder one, which is then recorded as an assumption.
     smoothing : float
         tau, width of the median window as a fraction of the logged updates.
     published : bool
@@ -106,10 +106,12 @@ def fit(
     (True, 'recommended')
     """
     from .inputs import as_norms
+    from .readers.optimizers import named_family
 
-    norms, smoothing = as_norms(log, optimizer=optimizer, smoothing=smoothing, **read)
+    named = None if optimizer is None else named_family(str(optimizer))
+    norms, smoothing = as_norms(log, optimizer=named, smoothing=smoothing, **read)
     steps = norms.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
-    family, family_source = family_of(norms, optimizer)
+    family, family_source = family_of(norms, named)
     prior = read_prior(norms, prior_schedule, peak_lr)
     warmup_steps, warmup_source = _warmup(prior, steps)
 

@@ -36,7 +36,10 @@ FIELDS = (
     "suggested_peak_lr",
     "warnings",
 )
-"""What the summary table of `fit_each` shows of each run, besides its log, its folder and its error."""
+"""What the summary table of `fit_each` shows of each run, besides its log, its folder and its error.
+
+The peak is that of the schedule that is used where none is named, ``default``.
+"""
 
 _EMPTY: dict[str, Any] = {"folder": None, "run": None, "error": None, **dict.fromkeys(FIELDS)}
 
@@ -250,8 +253,11 @@ def _found(result: Refinement, folder: str, force: bool, plot: bool) -> dict[str
         warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
         emit(result, folder, force=force, plot=plot)
     found = result.to_dict()
-    (refined,) = (row for row in found["schedules"] if row["name"] == "refined")
+    refined, used = (
+        next(row for row in found["schedules"] if row["name"] == name) for name in ("refined", result.default)
+    )
     found |= {"recommended": result.shape, "refined_peak_fraction": refined["peak_fraction"]}
     found |= {"refined_bound": refined["relative_bound"]}
+    found |= {key: used[key] for key in ("peak_lr_ratio", "suggested_peak_lr")}
     found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
     return {name: found[name] for name in FIELDS}

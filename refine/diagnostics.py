@@ -183,7 +183,7 @@ RULES: tuple[Rule, ...] = (
         "above",
         0.1,
         "not recommended",
-        "it lost to linear decay in cases like this log",
+        "it lost to linear decay in most cases like this log",
         "median of what it lost to linear decay, in per cent, in the benchmark cases most like this log",
     ),
     Rule(

@@ -18,6 +18,7 @@ from .inputs import LogLike, as_norms, pooled
 from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
+from .readers.optimizers import named_family
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
 from .report import head, recommended_words, remarks, why_no_peak
 from .result import Refinement
@@ -94,7 +95,7 @@ class Explanation:
 
     def summary(self) -> str:
         """The decision, then a numbered paragraph a step, then what else to know."""
-        lines = head(self.result)
+        lines = head(self.result, whole=True)
         for number, (name, text) in enumerate(self.steps, 1):
             lines += paragraph(f"{number:2} {name}", text, hanging=0, indent=13)
         return "\n".join([*lines, *remarks(self.result)])
@@ -120,7 +121,7 @@ class Explanation:
 def explain(
     log: LogLike,
     *,
-    optimizer: OptimizerFamily | None = None,
+    optimizer: OptimizerFamily | str | None = None,
     smoothing: float = 0.1,
     total_steps: int | None = None,
     prior_schedule: Schedule | str | None = None,
@@ -146,10 +147,11 @@ def explain(
     >>> found.changes["recommended"]
     Change(updates=0, most=0.0)
     """
-    norms, smoothing = as_norms(log, optimizer=optimizer, smoothing=smoothing, **read)
+    named = None if optimizer is None else named_family(str(optimizer))
+    norms, smoothing = as_norms(log, optimizer=named, smoothing=smoothing, **read)
     result = fit(
         norms,
-        optimizer=optimizer,
+        optimizer=named,
         smoothing=smoothing,
         total_steps=total_steps,
         prior_schedule=prior_schedule,

@@ -77,7 +77,7 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
         ax = figure.add_subplot(grid[number // 2, slice(None) if alone else number % 2])
         title = f"{number + 1}  {panel(explanation, ax)}"
         shown = ax.set_title(
-            "\n".join(textwrap.wrap(title, 140 if alone else 66)),
+            "\n".join(textwrap.wrap(title, 130 if alone else 60)),
             loc="left",
             fontsize=9.5,
             fontweight="bold",
@@ -226,7 +226,7 @@ def _draw_worth(explanation: Explanation, ax: Axes) -> str:
 
 def _draw_schedules(explanation: Explanation, ax: Axes) -> str:
     plot_result(explanation.result, ax=ax)
-    return f"The schedules: {explanation.result.default} is the one to use"
+    return f"The schedules; where none is named, {explanation.result.default} is used"
 
 
 def _log_where_wide(ax: Axes, values: NDArray[np.float64]) -> bool:

@@ -121,8 +121,8 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
     columns go, then numbers that ``verbose`` has, then the last of the remarks.
     """
     if verbose:
-        lines = [*head(result), *_block("read", *_read(result)), *_block("peak", _peak(result)), *_details(result)]
-        return "\n".join(lines)
+        above = [*head(result, whole=True), *_block("read", *_read(result)), *_block("peak", _peak(result))]
+        return "\n".join([*above, *_details(result)])
     room = MOST_LINES - _AFTERWARDS
     told = [_block("remark", printable(text, limit=400)) for text in _remarks(result)]
     most = sum(map(len, told))
@@ -139,10 +139,11 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
     return "\n".join([*lines, *_as_many(told, room - len(lines))])
 
 
-def head(result: Refinement, *, brief: bool = False) -> list[str]:
+def head(result: Refinement, *, brief: bool = False, whole: bool = False) -> list[str]:
     """Both schedules and why: the first lines of all that is printed of a result."""
+    refined = refined_words(result, brief=brief) + advice(result, whole=whole)
     return [
-        *_block("refined" if result.computed else "NOT refined", refined_words(result, brief=brief) + advice(result)),
+        *_block("refined" if result.computed else "NOT refined", refined),
         *_block("recommended", recommended_words(result)),
         *_block("why", printable(result.reason, limit=400)),
     ]
@@ -178,22 +179,22 @@ def refined_words(result: Refinement, *, brief: bool = False) -> str:
         rise = f"{rises} at {_percent(peak)} of {steps:,} updates{within}, then falls"
     anneal = decay_exponent(h)
     change = round(100.0 * (result.measures["refined"].relative_bound - 1.0), 1)
-    falls = f"{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
+    falls = f"{'as published, ' if result.published else ''}{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
     if brief and result.against:
         return falls
-    if not change:
-        return f"{falls}; theory bounds its loss as it does that of linear decay"
-    return f"{falls}; theory bounds its loss {abs(change):.1f} % {'below' if change < 0.0 else 'above'} linear decay"
+    versus = f"{abs(change):.1f} % {'below' if change < 0.0 else 'above'} that of linear decay"
+    return f"{falls}; its bound in theory is {versus if change else 'that of linear decay'}"
 
 
-def advice(result: Refinement) -> str:
-    """The mark of a refined schedule that the checks advise against; empty where they do not."""
+def advice(result: Refinement, *, whole: bool = False) -> str:
+    """Whether the checks advise against the refined schedule, and the first reason; ``whole``: every one."""
     if not result.against:
-        return ""
+        return "; no check speaks against it"
     grave = [found for found in result.against if found.rule.action == "not computed"]
-    first, *others = grave or result.against
+    first, *others = [found.words for found in grave or result.against]
     more = f"; {len(others)} more reason{'s' * (len(others) > 1)} with -v" if others else ""
-    return f"; {'not recommended' if result.computed else 'not computed'}: {first.words}{more}"
+    shown = "; ".join([first, *others]) if whole else f"{first}{more}"
+    return f"; {'not recommended' if result.computed else 'not computed'}: {shown}"
 
 
 def recommended_words(result: Refinement) -> str:
@@ -209,7 +210,8 @@ def _read(result: Refinement) -> list[str]:
     norms, source = result.norms, result.norms.source
     columns = ", ".join(f'{role} "{printable(name, limit=60)}"' for role, name in source.columns.items())
     run = f', run "{printable(source.run)}"' if source.run else ""
-    place = f"{printable(source.name)}{run} ({source.format})" + (f": {columns}" if columns else "")
+    format = "" if source.format == source.name else f" ({source.format})"
+    place = f"{printable(source.name)}{run}{format}" + (f": {columns}" if columns else "")
     gap = f", longest gap {norms.longest_gap:,} updates" if norms.longest_gap >= 2 * norms.stride else ""
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in norms.dropped.items()) or "nothing"
     back = f"; the step goes back {norms.out_of_order:,} x: sorted, later rows kept" if norms.out_of_order else ""
@@ -257,14 +259,14 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     if result.already_ran:
         return "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
     rates = []
-    for name in ("recommended", "refined"):
+    for name in ("recommended", "refined") if result.computed else ("recommended",):
         ratio = result.measures[name].peak_lr_ratio
         if ratio is None:
             return f"no learning rate is suggested: {why_no_peak(result)}"
         rate = prior.suggested_peak(ratio)
         times = "" if brief else f" ({ratio:.2f} x)"
         rates.append(f"{ratio:.2f} x the old with {name}" if rate is None else f"lr={rate:.3g} with {name}{times}")
-    if rates[0].removesuffix("recommended") == rates[1].removesuffix("refined"):
+    if result.computed and rates[0].replace("recommended", "refined") == rates[1]:
         rates = [f"{rates[0]} and refined"]
     old = "" if prior.peak_lr is None else f"; the old one was {prior.peak_lr:.3g}"
     why = "" if brief else ": all rates add up to the old sum"
@@ -371,12 +373,12 @@ def why_no_peak(result: Refinement) -> str:
     if result.shape == "earlier" and result.prior.multiplier is not None:
         return "no rule is trusted on norms that fall this far; the old one is what was tried with this schedule"
     if result.prior.multiplier is not None and result.measures["recommended"].peak_lr_ratio_by_bound is None:
-        return "every rule fails on norms that fall this far"
+        return "every rule for it fails on norms that fall this far"
     if result.prior.is_constant:
-        return "equal area fails after a constant rate"
+        return "the rule for it, equal sums of rates, fails after a constant rate"
     if result.norms.learning_rate is None:
-        return "the logged run has unknown rates"
-    return "the rates are known for a part of the logged run only"
+        return "the rates of the logged run are unknown (--prior-schedule, --peak-lr)"
+    return "the rates are known for a part of the logged run only (--prior-schedule)"
 
 
 def to_html(result: Refinement) -> str:

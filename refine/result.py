@@ -120,6 +120,9 @@ class Refinement:
             f"recommended={self.recommended!r})"
         )
 
+    def __str__(self) -> str:
+        return self.summary()
+
     @property
     def refined(self) -> Schedule:
         """Theorem 3 of arXiv:2310.07831 on the smoothed norms.

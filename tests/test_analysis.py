@@ -324,7 +324,9 @@ class TestPeakLearningRate:
             for measured in result.measures.values():
                 assert (measured.peak_lr_ratio, measured.peak_lr_ratio_by_bound) == (None, None)
             assert any(w.startswith("near-separable") for w in result.warnings)
-            assert "no learning rate is suggested: every rule fails on norms that fall this far" in result.summary()
+            assert (
+                "no learning rate is suggested: every rule for it fails on norms that fall this far" in result.summary()
+            )
 
     @pytest.mark.parametrize("rate_error", [0.0, 0.009, 0.02])
     def test_the_schedule_that_was_logged_needs_no_rule(self, rate_error):
@@ -355,7 +357,7 @@ class TestPeakLearningRate:
         result = fit(EARLY)
         assert {measured.peak_lr_ratio for measured in result.measures.values()} == {None}
         assert result.to_dict()["prior"] is None
-        assert "no learning rate is suggested: the logged run has unknown rates" in result.summary()
+        assert "no learning rate is suggested: the rates of the logged run are unknown" in result.summary()
 
     def test_the_caller_may_know_them(self):
         result = fit(EARLY, prior_schedule="linear:warmup_steps=20", peak_lr=0.3)
@@ -385,7 +387,10 @@ class TestPeakLearningRate:
         assert {measured.peak_lr_ratio for measured in result.measures.values()} == {None}
         assert any("kept a constant rate: no peak learning rate is suggested" in w for w in result.warnings)
         assert result.measures["refined"].peak_lr_ratio_by_bound > 1.5
-        assert "no learning rate is suggested: equal area fails after a constant rate" in result.summary()
+        assert (
+            "no learning rate is suggested: the rule for it, equal sums of rates, fails after a constant rate"
+            in result.summary()
+        )
 
     def test_far_above_the_old_one_is_a_warning(self):
         rates = np.where(np.arange(T) < 400, 1.0, 0.1)

@@ -186,7 +186,10 @@ def test_a_constant_rate_is_said_and_travels_as_time_does():
     np.testing.assert_allclose(found.travelled, (T + 1) / 400, rtol=1e-12)
     steps = dict(found.steps)
     assert steps["rates"] == "of the logged run, from the log: peak 0.1, warmup 0 updates, then constant"
-    assert steps["peak"] == "no learning rate is suggested: equal area fails after a constant rate"
+    assert (
+        steps["peak"]
+        == "no learning rate is suggested: the rule for it, equal sums of rates, fails after a constant rate"
+    )
     assert steps["N"].endswith("half of the distance is travelled after 50% of the updates")
     assert found.to_dict()["constant_lr"] is True
 
@@ -321,7 +324,7 @@ def test_what_is_unknown_is_said_in_words():
     assert steps["rates"] == "of the logged run, unknown: peak unknown, warmup unknown"
     assert steps["N"].endswith("the distance travelled is unknown without learning rates")
     assert found.ratio_unknown in steps["decide"]
-    assert steps["peak"].endswith("the logged run has unknown rates")
+    assert steps["peak"].endswith("the rates of the logged run are unknown (--prior-schedule, --peak-lr)")
 
 
 def test_rates_of_a_part_of_the_run_are_drawn_as_such():

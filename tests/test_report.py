@@ -160,7 +160,7 @@ def test_which_schedule_is_the_one_to_use_is_said(printed, run, make_log, column
     )
     assert ("not recommended: " in lines[0]) == bool(result.against)
     assert not result.against
-    assert "theory bounds its loss" in " ".join(lines[:2])
+    assert "its bound in theory is" in " ".join(lines[:2])
 
 
 def test_a_peak_at_the_end_of_the_warmup_is_told_by_the_count_that_recommended_tells(columns):
@@ -181,7 +181,7 @@ def test_the_published_schedule_is_told_to_have_no_warmup():
 
 def test_an_equal_bound_is_told_in_words():
     said = " ".join(fit(np.ones(400), optimizer="adam").summary().split())
-    assert "theory bounds its loss as it does that of linear decay" in said
+    assert "its bound in theory is that of linear decay" in said
 
 
 def test_rates_of_a_part_of_the_run_suggest_no_peak():

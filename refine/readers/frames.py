@@ -96,6 +96,8 @@ def _records(columns: list[tuple[str, pd.Series[Any]]], rows: int, options: Read
                 runs = (names, codes)
         elif options.wants(title):
             column = _column(title, values)
+            if not column.values.size and title not in (options.column, options.step_column, options.lr_column):
+                continue  # empty: it may hide one that is not
             if title in kept and not _equal(kept[title], column):
                 raise RefineError(f'two columns are called "{printable(title)}" and differ; leave one')
             kept[title] = column
