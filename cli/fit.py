@@ -103,8 +103,8 @@ def fit(
 
 _COLUMNS = (
     "norms: at the end over those at 5 % of the run; recommended: linear decay, or bent to fall later or earlier; "
-    "refined at: where refined has its peak; bound: of refined in theory, against linear decay; use: the schedule where "
-    "none is named; peak LR: with that one over the old one, for rates that add up to the old sum"
+    "refined at: where refined has its peak; bound: of refined in theory, against linear decay; use: the schedule "
+    "where none is named; peak LR: with that one over the old one, for rates that add up to the old sum"
 )
 
 

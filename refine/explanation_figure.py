@@ -77,7 +77,7 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
         ax = figure.add_subplot(grid[number // 2, slice(None) if alone else number % 2])
         title = f"{number + 1}  {panel(explanation, ax)}"
         shown = ax.set_title(
-            "\n".join(textwrap.wrap(title, 130 if alone else 60)),
+            "\n".join(textwrap.wrap(title, 110 if alone else 50)),
             loc="left",
             fontsize=9.5,
             fontweight="bold",

@@ -180,7 +180,7 @@ def refined_words(result: Refinement, *, brief: bool = False) -> str:
     anneal = decay_exponent(h)
     change = round(100.0 * (result.measures["refined"].relative_bound - 1.0), 1)
     falls = f"{'as published, ' if result.published else ''}{rise}{f' like {_WHOLE}^{anneal[0]:.2f}' if anneal else ''}"
-    if brief and result.against:
+    if brief:
         return falls
     versus = f"{abs(change):.1f} % {'below' if change < 0.0 else 'above'} that of linear decay"
     return f"{falls}; its bound in theory is {versus if change else 'that of linear decay'}"

@@ -432,8 +432,13 @@ def test_unknown_names_and_horizons_are_refused():
         fit(EARLY, mode="paper")
     with pytest.raises(RefineError, match="total_steps is 0; it must be an integer >= 1"):
         fit(EARLY, total_steps=0)
-    with pytest.raises(RefineError, match="optimizer is 'lion'; it must be one of sgd, adam"):
-        fit(EARLY, optimizer="lion")
+    with pytest.raises(RefineError, match="'muon' is not known to be of the sgd or the adam family"):
+        fit(EARLY, optimizer="muon")
+
+
+def test_an_optimizer_is_known_by_its_own_name():
+    assert fit(EARLY, optimizer="Lion").optimizer == "adam"
+    assert fit(EARLY, optimizer="torch.optim.SGD").optimizer == "sgd"
 
 
 def test_the_summary_says_what_was_read_and_dropped():
