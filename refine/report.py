@@ -126,16 +126,21 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
     room = MOST_LINES - _AFTERWARDS
     told = [_block("remark", printable(text, limit=400)) for text in _remarks(result)]
     most = sum(map(len, told))
-    *_, short, terse = layouts = (
-        [*head(result), *_block("read", *_read(result)), *_block("peak", _peak(result))],
-        [*head(result), *_block("read", "; ".join(_read(result))), *_block("peak", _peak(result))],
-        [*head(result), *_block("read", _read_briefly(result)), *_block("peak", _peak(result))],
-        [*head(result, brief=True), *_block("read", _read_briefly(result)), *_block("peak", _peak(result, brief=True))],
-    )
-    for lines in layouts:
+    above, peak = head(result), _block("peak", _peak(result))
+    short = [*above, *_block("read", _read_briefly(result)), *peak]
+    for lines in (
+        [*above, *_block("read", *_read(result)), *peak],
+        [*above, *_block("read", "; ".join(_read(result))), *peak],
+        short,
+    ):
         if len(lines) + most <= room:
             return "\n".join([*lines, *(line for own in told for line in own)])
-    lines = short if len(short) < room else terse
+    terse = [
+        *head(result, brief=True),
+        *_block("read", _read_briefly(result)),
+        *_block("peak", _peak(result, brief=True)),
+    ]
+    lines = terse if len(terse) + most <= room or len(short) >= room else short
     return "\n".join([*lines, *_as_many(told, room - len(lines))])
 
 

@@ -70,12 +70,13 @@ class Schedule:
         multiplier = check_array("multiplier", self.multiplier) + 0.0  # a copy, without -0.0
         if multiplier.ndim != 1 or multiplier.size == 0:
             raise RefineError(f"multiplier has shape {multiplier.shape}; it must be (T,), one per update, T >= 1")
-        bad = np.flatnonzero(~(np.isfinite(multiplier) & (multiplier >= 0.0)))
-        if bad.size:
-            raise RefineError(
-                f"multiplier[{bad[0]}] is {multiplier[bad[0]]}; multipliers must be finite and >= 0: correct that value"
-            )
-        if multiplier.max() != 1.0:
+        if not (multiplier.min() >= 0.0 and multiplier.max() == 1.0):  # then all are finite
+            bad = np.flatnonzero(~(np.isfinite(multiplier) & (multiplier >= 0.0)))
+            if bad.size:
+                raise RefineError(
+                    f"multiplier[{bad[0]}] is {multiplier[bad[0]]}; multipliers must be finite and >= 0: "
+                    "correct that value"
+                )
             raise RefineError(
                 f"the largest multiplier is {float(multiplier.max())!r}; it must be 1: "
                 "Schedule.from_rates divides by it"

@@ -25,6 +25,7 @@ TOLERANCE = 1e-3
 
 _MOST_BYTES = 16_384
 _MOST_KNOTS = 6_000
+_LOOKED_AT = 100_000
 _DEEPEST = 20
 
 
@@ -50,6 +51,10 @@ class Table:
     error: float
     relative_error: float
 
+    def is_within(self, tolerance: float) -> bool:
+        """Whether the errors are those that `knots` promises."""
+        return self.error <= tolerance and self.relative_error <= 20.0 * tolerance
+
     @property
     def digest(self) -> str:
         """Identity of the shape: the same knots have the same."""
@@ -73,10 +78,14 @@ def module_text(schedules: Mapping[str, Schedule], default: str) -> str:
     # Rounding the heights takes up to 0.06 of the tolerance.
     firsts = _firsts(schedules)
     tolerances = dict.fromkeys(firsts.values(), 0.93 * TOLERANCE)
-    points = {name: knots(schedules[name], tolerance) for name, tolerance in tolerances.items()}
+    every = max(1, schedules[default].total_steps // _LOOKED_AT)
+    points = {name: knots(schedules[name], tolerance, every=every) for name, tolerance in tolerances.items()}
     while max(tolerances.values()) < 1.0:
         if all(points.values()):
             tables = {name: table(schedules[name], points[name]) for name in points}
+            if every > 1 and any(not found.is_within(TOLERANCE) for found in tables.values()):
+                every, points = 1, {name: knots(schedules[name], tolerances[name]) for name in points}
+                continue
             named = {name: tables[first] for name, first in firsts.items()}
             docstring, imports, after = template()
             block = named_tables(named, default, schedules[default])
@@ -142,7 +151,7 @@ def template() -> tuple[str, str, str]:
     return docstring + end, imports, rest.partition("# END GENERATED\n")[2]
 
 
-def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
+def knots(schedule: Schedule, tolerance: float, *, every: int = 1) -> list[tuple[int, float]]:
     """Few points (t, y) between which linear interpolation stays within a tolerance of every h_t.
 
     Greedy: from the first update on, the line that stays longest within the tolerance, or within 20 times
@@ -158,6 +167,8 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
         With positive multipliers.
     tolerance : float
         As a fraction of the peak.
+    every : int
+        Look at every k-th update only, and at all near both ends and the peak.
 
     Notes
     -----
@@ -169,52 +180,67 @@ def knots(schedule: Schedule, tolerance: float) -> list[tuple[int, float]]:
     >>> knots(Schedule([0.5, 1.0, 0.75, 0.5, 0.25]), 1e-3)
     [(0, 0.5), (1, 1.0), (4, 0.25), (5, 0.0)]
     """
-    h = schedule.multiplier
+    whole = schedule.multiplier
+    at = _looked_at(whole, every)
+    h = whole[at]
     half = np.minimum(tolerance, min(20.0 * tolerance, 0.9) * h)
     low, high = h - half, np.minimum(h + (half if tolerance <= TOLERANCE else tolerance), 1.0)
     points = [(0, float(h[0]))]
     peak, last = int(np.argmax(h)), h.size - 1
     for start, stop in ((0, peak), (peak, last)):
-        t, starts = start, h[start : start + 1]
+        i, starts = start, h[start : start + 1]
         change = np.diff(h[start : stop + 1])
         rises, falls = bool(np.all(change >= 0.0)), bool(np.all(change <= 0.0))
         floor = np.maximum(low, h[stop]) if falls else low
-        while t < stop:
-            ends, least, most = _reach(floor, high, t, starts, stop)
+        while i < stop:
+            ends, least, most = _reach(at, floor, high, i, starts, stop)
             # Knots of one rise and one fall have no other: neither within a line, nor from one to the next.
             least, most = np.maximum(least, 0.0 if rises else -np.inf), np.minimum(most, 0.0 if falls else np.inf)
-            exact = (h[stop] - starts) / (stop - t)
+            exact = (h[stop] - starts) / (at[stop] - at[i])
             if np.any(arrives := (ends == stop) & (least <= exact) & (exact <= most)):
-                best = int(np.argmin(np.where(arrives, np.abs(starts - h[t]), np.inf)))
+                best = int(np.argmin(np.where(arrives, np.abs(starts - h[i]), np.inf)))
                 end, height = stop, float(h[stop])
             else:
                 end = min(int(ends.max()), stop - 1)
-                best = int(np.argmin(np.where(ends >= end, np.abs(starts - h[t]), np.inf)))
-                slope = (h[end] - starts[best]) / max(end - t, 1)
-                height = float(starts[best] + min(max(slope, least[best]), most[best]) * (end - t))
-            points += [(t, float(starts[best])), (end, height)]
-            t = end + 1
-            at = min(t, last)
-            starts = np.array([h[at], floor[at], high[at]])
+                best = int(np.argmin(np.where(ends >= end, np.abs(starts - h[i]), np.inf)))
+                slope = (h[end] - starts[best]) / max(at[end] - at[i], 1)
+                height = float(starts[best] + min(max(slope, least[best]), most[best]) * (at[end] - at[i]))
+            points += [(int(at[i]), float(starts[best])), (int(at[end]), height)]
+            i = end + 1
+            starts = np.array([column[min(i, last)] for column in (h, floor, high)])
             starts = np.maximum(starts, height) if rises else np.minimum(starts, height) if falls else starts
             if len(points) > _MOST_KNOTS:
                 return []
-        points.append((stop, float(h[stop])))
+        points.append((int(at[stop]), float(h[stop])))
     # Without what rounding leaves there: equal shapes have equal knots.
-    return [*dict(points).items(), (h.size, schedule.end if schedule.end > 1e-9 * h[-1] else 0.0)]
+    return [*dict(points).items(), (whole.size, schedule.end if schedule.end > 1e-9 * h[-1] else 0.0)]
+
+
+def _looked_at(multiplier: NDArray[np.float64], every: int) -> NDArray[np.int64]:
+    """Updates that `knots` looks at: every k-th one, and all near both ends and the peak."""
+    if every == 1:
+        return np.arange(multiplier.size)
+    near = [np.arange(at - 50 * every, at + 50 * every) for at in (0, int(np.argmax(multiplier)), multiplier.size)]
+    chosen = np.concatenate([np.arange(0, multiplier.size, every), *near])
+    return np.unique(chosen[(chosen >= 0) & (chosen < multiplier.size)])
 
 
 def _reach(
-    low: NDArray[np.float64], high: NDArray[np.float64], t: int, starts: NDArray[np.float64], stop: int
+    at: NDArray[np.int64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    i: int,
+    starts: NDArray[np.float64],
+    stop: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """How far a line from each of ``(t, starts)`` can stay between low and high, and its slopes there."""
-    ends = np.full(starts.size, t)
+    """How far a line from each of ``(at[i], starts)`` can stay between low and high, and its slopes there."""
+    ends = np.full(starts.size, i)
     least, most = np.full(starts.size, -np.inf), np.full(starts.size, np.inf)
     going = np.ones(starts.size, dtype=bool)
-    first, block = t + 1, 64
+    first, block = i + 1, 64
     while first <= stop and going.any():
         after = min(first + block, stop + 1)
-        away = np.arange(first - t, after - t)
+        away = at[first:after] - at[i]
         lower = np.maximum.accumulate((low[first:after] - starts[:, None]) / away, axis=1)
         upper = np.minimum.accumulate((high[first:after] - starts[:, None]) / away, axis=1)
         lower = np.maximum(lower, least[:, None])

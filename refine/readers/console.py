@@ -106,9 +106,8 @@ def _rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def _sniff(log: Log) -> bool:
-    if not re.search("norm", log.text, re.IGNORECASE):
-        return False
-    lines = (text for text in log.text.splitlines() if len(text) < 4000 and _WITH_NORM.match(text))
+    named = (text for text in log.text.splitlines() if len(text) < 4000 and "norm" in text.lower())
+    lines = (text for text in named if _WITH_NORM.match(text))
     return sum(1 for text, _ in zip(lines, range(20), strict=False) if _STEP.search(text)) >= 2
 
 
