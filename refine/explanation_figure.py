@@ -220,7 +220,7 @@ def _draw_worth(explanation: Explanation, ax: Axes) -> str:
     ax.yaxis.set_major_formatter("{x:+g} %")
     ax.set_xlabel("norm at the end / norm at 5 % of the run")
     ax.set_ylabel("loss of refined over linear")
-    median = "no case like this log" if result.worth is None else f"median {result.worth.median:+.2g} %"
+    median = "no case like this log" if result.worth is None else f"median loss {result.worth.median:+.2g} %"
     return f"What refinement was worth: {median}"
 
 

@@ -262,7 +262,9 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     """The suggested peak learning rate of both schedules, by equal area."""
     prior = result.prior
     if result.already_ran:
-        return "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
+        kept = "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
+        other = result.peak_lr("refined") if result.computed else None
+        return kept if other is None else f"{kept}; with refined lr={other:.3g}"
     rates = []
     for name in ("recommended", "refined") if result.computed else ("recommended",):
         ratio = result.measures[name].peak_lr_ratio
