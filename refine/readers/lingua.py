@@ -45,6 +45,6 @@ FORMAT = Format(
     "lingua",
     get="metrics.jsonl in the dump folder of lingua; its console output",
     lost="nothing (metrics.jsonl); all but 3 digits (console)",
-    sniff=lambda log: bool(_LINE.search(log.text)) or _is_lines(log),
+    sniff=lambda log: ("  acc: " in log.text and bool(_LINE.search(log.text))) or _is_lines(log),
     read=_read,
 )

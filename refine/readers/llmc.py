@@ -39,6 +39,8 @@ FORMAT = Format(
     "llmc",
     get="main.log of llm.c (-o FOLDER), or its console output",
     lost="all but 2 decimals of the norm (main.log) or 4 (console)",
-    sniff=lambda log: bool(_FILE.search(log.text) or _CONSOLE.search(log.text)),
+    sniff=lambda log: bool(
+        ("trl:" in log.text and _FILE.search(log.text)) or ("| norm" in log.text and _CONSOLE.search(log.text))
+    ),
     read=_read,
 )

@@ -40,6 +40,6 @@ FORMAT = Format(
     "torchtitan",
     get="console output of torchtitan",
     lost="learning rates (metrics.enable_tensorboard has them); more than 4 decimals",
-    sniff=lambda log: bool(_LINE.search(log.text)),
+    sniff=lambda log: "step: " in log.text and bool(_LINE.search(log.text)),
     read=_read,
 )

@@ -39,6 +39,6 @@ FORMAT = Format(
     "torchtune",
     get="log_<time>.txt or .jsonl of torchtune's DiskLogger; its console output",
     lost="the optimizer: --optimizer",
-    sniff=lambda log: bool(_LINE.search(log.text)) or _is_lines(log),
+    sniff=lambda log: ("Step " in log.text and bool(_LINE.search(log.text))) or _is_lines(log),
     read=_read,
 )

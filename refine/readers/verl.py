@@ -48,6 +48,6 @@ FORMAT = Format(
     "verl",
     get="JSON lines of verl's file logger; its console output",
     lost="norms of single updates (in reinforcement learning each is a mean over mini-batches)",
-    sniff=lambda log: bool(_LINE.search(log.text)) or _is_lines(log),
+    sniff=lambda log: ("step:" in log.text and bool(_LINE.search(log.text))) or _is_lines(log),
     read=_read,
 )
