@@ -26,12 +26,11 @@ from .merge_weights import merge_weights
 from .plot import plot
 from .retarget import retarget
 
-# Imports make many objects and no garbage: looking for some takes 4 % of a fit.
-gc.set_threshold(100_000)
-
 
 class _Refine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
+        # Imports make many objects and no garbage: looking for some takes 4 % of a fit.
+        gc.set_threshold(100_000)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):

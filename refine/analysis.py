@@ -119,22 +119,21 @@ def fit(
     smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if published else reflected
     yardstick = _Yardstick(norms, reflected, family, steps)
     values = check_values(norms, reflected, yardstick.smoothed, family, prior)
-    near = near_separable(check(values))
+    of_norms = check(values)
+    near = near_separable(of_norms)
     progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
     choice = choose({**values, "progress ratio": progress})
-    missing = [found.words for found in check(values) if found.raised and found.rule.action == "not computed"]
+    missing = [found.words for found in of_norms if found.raised and found.rule.action == "not computed"]
     alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
     values["like cases"] = None if alike is None else alike.median
 
-    weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
-    if not missing:
-        values |= _shape_values(weighted, yardstick)
     baselines = {build.__name__: build(steps, warmup_steps=warmup_steps) for build in (linear, cosine)}
     shapes = {name: on_grid(baseline.multiplier) for name, baseline in baselines.items()}
     shapes["refined"] = shapes["recommended"] = shapes["linear"]
     if not missing:
-        refined = weighted if published else _with_one_rise(weighted, warmup_steps)
-        shapes["refined"] = on_grid(refined)
+        weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
+        values |= _shape_values(weighted, yardstick)
+        shapes["refined"] = on_grid(weighted if published else _with_one_rise(weighted, warmup_steps))
     if choice.bend != "linear":
         shapes["recommended"] = on_grid(with_warmup(bend(choice.bend, steps), warmup_steps))
     measures = yardstick.measure(shapes, prior, near)

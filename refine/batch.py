@@ -253,11 +253,10 @@ def _found(result: Refinement, folder: str, force: bool, plot: bool) -> dict[str
         warnings.simplefilter("ignore", RefineWarning)  # the module says it itself
         emit(result, folder, force=force, plot=plot)
     found = result.to_dict()
-    refined, used = (
-        next(row for row in found["schedules"] if row["name"] == name) for name in ("refined", result.default)
-    )
-    found |= {"recommended": result.shape, "refined_peak_fraction": refined["peak_fraction"]}
-    found |= {"refined_bound": refined["relative_bound"]}
-    found |= {key: used[key] for key in ("peak_lr_ratio", "suggested_peak_lr")}
+    schedules = {row["name"]: row for row in found["schedules"]}
+    refined, used = schedules["refined"], schedules[result.default]
+    found["recommended"] = result.shape
+    found["refined_peak_fraction"], found["refined_bound"] = refined["peak_fraction"], refined["relative_bound"]
+    found["peak_lr_ratio"], found["suggested_peak_lr"] = used["peak_lr_ratio"], used["suggested_peak_lr"]
     found["rho"] = next((flag["value"] for flag in found["flags"] if flag["name"] == "rho"), None)
     return {name: found[name] for name in FIELDS}

@@ -14,11 +14,10 @@ from .default import Balance, balance_of
 from .describe import decay_exponent, peak_fraction
 from .families import with_warmup
 from .files import printable
-from .inputs import LogLike, as_norms, pooled
+from .inputs import LogLike, pooled
 from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
-from .readers.optimizers import named_family
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
 from .report import head, recommended_words, remarks, why_no_peak
 from .result import Refinement
@@ -147,19 +146,18 @@ def explain(
     >>> found.changes["recommended"]
     Change(updates=0, most=0.0)
     """
-    named = None if optimizer is None else named_family(str(optimizer))
-    norms, smoothing = as_norms(log, optimizer=named, smoothing=smoothing, **read)
     result = fit(
-        norms,
-        optimizer=named,
+        log,
+        optimizer=optimizer,
         smoothing=smoothing,
         total_steps=total_steps,
         prior_schedule=prior_schedule,
         peak_lr=peak_lr,
+        **read,
     )
     with np.errstate(over="ignore", under="ignore"):
         squared = np.asarray(result.smoothed ** EXPONENTS[result.optimizer], dtype=np.float64)
-    told = balance_of(norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
+    told = balance_of(result.norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
     refined, straight = result.refined.multiplier, result.linear.multiplier
     changes = {
         "one rise, one fall": Change.between(_with_dips(result) if result.computed else refined, refined),
@@ -354,7 +352,7 @@ def _decision(result: Refinement, changes: Mapping[str, Change]) -> str:
 def _peak(result: Refinement) -> str:
     ratio, prior = result.measures["recommended"].peak_lr_ratio, result.prior
     if ratio is not None:
-        peak = prior.suggested_peak(ratio)
+        peak = result.peak_lr("recommended")
         becomes = "" if peak is None else f" ({prior.peak_lr:.3g} becomes {peak:.3g})"
         return f"of recommended {ratio:.2f} times the old peak, for equal area{becomes}"
     return f"no learning rate is suggested: {why_no_peak(result)}"

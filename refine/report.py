@@ -90,7 +90,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "prior_warmup_steps": prior.warmup_steps,
         "prior_peak_lr": prior.peak_lr,
         "peak_lr_ratio": own.peak_lr_ratio,
-        "suggested_peak_lr": prior.suggested_peak(own.peak_lr_ratio),
+        "suggested_peak_lr": result.peak_lr("recommended"),
         "peak_lr_ratio_by_bound": own.peak_lr_ratio_by_bound,
         "suggested_peak_lr_by_bound": prior.suggested_peak(own.peak_lr_ratio_by_bound),
         "distance_lower_bound": result.distance.lower_bound if result.distance else None,
@@ -108,7 +108,7 @@ def _of_schedule(name: str, schedule: Schedule, result: Refinement) -> dict[str,
         **description(schedule.multiplier),
         "relative_bound": own.relative_bound if math.isfinite(own.relative_bound) else None,
         "peak_lr_ratio": own.peak_lr_ratio,
-        "suggested_peak_lr": prior.suggested_peak(own.peak_lr_ratio),
+        "suggested_peak_lr": result.peak_lr(name),
         "peak_lr_ratio_by_bound": own.peak_lr_ratio_by_bound,
         "suggested_peak_lr_by_bound": prior.suggested_peak(own.peak_lr_ratio_by_bound),
     }
@@ -270,7 +270,7 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
         ratio = result.measures[name].peak_lr_ratio
         if ratio is None:
             return f"no learning rate is suggested: {why_no_peak(result)}"
-        rate = prior.suggested_peak(ratio)
+        rate = result.peak_lr(name)
         times = "" if brief else f" ({ratio:.2f} x)"
         rates.append(f"{ratio:.2f} x the old with {name}" if rate is None else f"lr={rate:.3g} with {name}{times}")
     if result.computed and rates[0].replace("recommended", "refined") == rates[1]:

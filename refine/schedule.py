@@ -225,7 +225,7 @@ class Schedule:
         RefineError
             Missing file, other format, newer format version, or multipliers that are not a schedule.
         """
-        return cls._load(schedule_file(path))
+        return _resolved(path)[1]
 
     @classmethod
     def _load(cls, path: Path) -> Schedule:
@@ -345,15 +345,24 @@ def schedule_file(path: str | os.PathLike[str]) -> Path:
 
     Of a result that is ``recommended.json``, or ``refined.json`` where the provenance says ``"default": "refined"``.
     """
+    return _resolved(path)[0] if os.path.isdir(path) else Path(path)
+
+
+def _resolved(path: str | os.PathLike[str]) -> tuple[Path, Schedule]:
+    """The file that a path stands for, and the schedule in it."""
     folder = Path(path)
     if not folder.is_dir():
-        return folder
+        return folder, Schedule._load(folder)
     held = [name for name in (_RECOMMENDED, _ALONE) if (folder / name).exists()]
     if len(held) != 1:
         what = "two results, recommended.json and schedule.json" if held else "no result of refine"
         raise RefineError(f"{printable(folder)} holds {what}; name the .json or .csv file of a schedule")
-    default = held == [_RECOMMENDED] and Schedule.load(folder / _RECOMMENDED).provenance.get("default")
-    return folder / ("refined.json" if default == "refined" else held[0])
+    file = folder / held[0]
+    schedule = Schedule._load(file)
+    if held == [_RECOMMENDED] and schedule.provenance.get("default") == "refined":
+        file = folder / "refined.json"
+        schedule = Schedule._load(file)
+    return file, schedule
 
 
 def is_schedule(path: str | os.PathLike[str]) -> bool:
