@@ -37,7 +37,7 @@ class LogFile:
     """Rows for a log, appended by one process.
 
     The file is locked until it is closed or the process ends, however it ends. A child that is forked (the workers of a
-    DataLoader) does not keep it.
+    DataLoader) does not keep it, and neither writes nor removes it: there ``inherited`` is True.
 
     Parameters
     ----------
@@ -58,6 +58,7 @@ class LogFile:
         self.path = Path(path)
         self.names: list[str] | None = None
         self.header: dict[str, Any] = {}
+        self.inherited = False
         self._descriptor = -1
         if self.path.suffix not in (".jsonl", ".csv"):
             raise RefineError(f"a log is a .jsonl or .csv file, not {printable(self.path.name)!r}: change the suffix")
@@ -66,6 +67,7 @@ class LogFile:
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         self._new = not self.path.exists()
+        _OPEN.add(self)  # before there is something that a fork in another thread could take along
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -74,7 +76,6 @@ class LogFile:
         except BaseException:
             self.close()
             raise
-        _OPEN.add(self)
 
     def append(self, rows: Sequence[Mapping[str, float]], header: Mapping[str, Any]) -> str:
         """Write rows, in one call; before the first ones the header. Nothing stays of rows that do not fit the disk.
@@ -82,6 +83,8 @@ class LogFile:
         Values that are not finite are left out. A CSV has the columns of its first rows; returns the names of values
         that have none.
         """
+        if self.inherited:
+            raise OSError(errno.EBADF, "it belongs to the process that this one was forked from")
         lines = []
         start = self.names is None
         if start:
@@ -193,6 +196,7 @@ def _csv_line(names: Sequence[str]) -> str:
 
 def _after_fork() -> None:
     for log in list(_OPEN):
+        log.inherited = True
         log._let_go()  # the file is the parent's: not even one without rows is removed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
+import multiprocessing
 import os
 import time
 import warnings
@@ -169,7 +170,7 @@ class GradNormRecorder:
         self._clipping = "pre"
         self._flushed = time.monotonic()
         self._file: LogFile | None = None
-        if rank() == 0:
+        if rank() == 0 and not _imported_by_worker():
             try:
                 self._file = LogFile(path, append=step is not None)
             except OSError as error:
@@ -487,9 +488,10 @@ class GradNormRecorder:
         if self._closed:
             return
         try:
-            if complete or not self._split:
-                self._send()
-            self._write(wait=True)
+            if self._file is None or not self._file.inherited:  # else the rows are copies of a parent's
+                if complete or not self._split:
+                    self._send()
+                self._write(wait=True)
         except Exception as error:
             self._fail(error)
         self._closed = True
@@ -515,6 +517,11 @@ def _factor(after: float, before: float) -> float:
 def _untraced(call: Callable[..., None], *arguments: Any) -> None:
     """What torch.compile leaves as it is."""
     call(*arguments)
+
+
+def _imported_by_worker() -> bool:
+    """Whether a process that was spawned is importing the script, as it does before it gets its work."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def _since(moment: float) -> float:

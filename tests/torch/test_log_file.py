@@ -109,9 +109,9 @@ def test_a_forked_child_does_not_hold_the_file(tmp_path):
         log = LogFile(sys.argv[1], append=False)
         child = os.fork()
         if child == 0:
+            print(os.getpid(), flush=True)  # by now it has let go
             time.sleep(60)
             os._exit(0)
-        print(child, flush=True)
         time.sleep(60)
     """)
     process = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True)
@@ -123,8 +123,9 @@ def test_a_forked_child_does_not_hold_the_file(tmp_path):
         process.wait()
         LogFile(path, append=True).close()
     finally:
-        process.stdout.close()
         os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.communicate()
 
 
 def test_a_forked_child_leaves_a_file_without_rows_to_its_parent(tmp_path):
