@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from refine import Schedule, linear
 from refine.torch import GradNormRecorder, ScheduleLR
@@ -34,11 +35,11 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 
 
-def load(folder: Path, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images as float32 of mean 0 and variance 1, shape (n, 1, 28, 28), and labels."""
     images, labels = (read_idx(folder / f"{split}-{name}-ubyte.gz") for name in ("images-idx3", "labels-idx1"))
     scaled = (torch.tensor(images, dtype=torch.float32) / 255.0 - 0.2860) / 0.3530
-    return scaled[:, None].to(device), torch.tensor(labels, dtype=torch.int64).to(device)
+    return scaled[:, None], torch.tensor(labels, dtype=torch.int64)
 
 
 def network() -> nn.Module:
@@ -53,7 +54,8 @@ def network() -> nn.Module:
 @torch.no_grad()
 def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Mean loss and accuracy."""
-    logits = torch.cat([model(part) for part in images.split(1000)])
+    device = next(model.parameters()).device
+    logits = torch.cat([model(part.to(device)).cpu() for part in images.split(1000)])
     return nn.functional.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
 
@@ -73,7 +75,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, labels = load(options.data, "train", device)
+    images, labels = load(options.data, "train")
     model = network().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=5e-4)
     schedule = (
@@ -81,10 +83,12 @@ def main() -> None:
     )
     scheduler = ScheduleLR(optimizer, schedule)
 
+    batches = (torch.randint(len(images), (options.batch_size,)).tolist() for _ in range(schedule.total_steps))
+    # The workers' seed comes from a generator of its own, so that the batches depend on --seed alone.
+    data = DataLoader(TensorDataset(images, labels), batch_sampler=batches, num_workers=1, generator=torch.Generator())
     with GradNormRecorder(optimizer, options.log, total_steps=schedule.total_steps) as recorder:
-        for _ in range(schedule.total_steps):
-            chosen = torch.randint(len(images), (options.batch_size,)).to(device)
-            loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+        for x, y in data:
+            loss = nn.functional.cross_entropy(model(x.to(device)), y.to(device))
             optimizer.zero_grad()
             loss.backward()
             recorder.record(loss=loss)
@@ -92,7 +96,7 @@ def main() -> None:
             scheduler.step()
 
     train, _ = evaluate(model, images, labels)
-    test, accuracy = evaluate(model, *load(options.data, "t10k", device))
+    test, accuracy = evaluate(model, *load(options.data, "t10k"))
     print(
         f"{options.log}: {schedule.total_steps} updates, train loss {train:.4f}, test loss {test:.4f}, "
         f"test accuracy {accuracy:.2%}"

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
+from torch.utils.data import DataLoader, Dataset
 
 from refine import Schedule, linear
 from refine.torch import GradNormRecorder, ScheduleLR
@@ -59,10 +60,20 @@ class Transformer(nn.Module):
         return cross_entropy(self.head(self.norm(self.blocks(x))).flatten(0, 1), windows[:, 1:].flatten())
 
 
+class Windows(Dataset[torch.Tensor]):
+    """CONTEXT + 1 characters of a text, by where they start."""
+
+    def __init__(self, text: torch.Tensor) -> None:
+        self.text = text
+
+    def __getitem__(self, start: int) -> torch.Tensor:
+        return self.text[start : start + CONTEXT + 1]
+
+
 @torch.no_grad()
 def evaluate(model: Transformer, text: torch.Tensor) -> float:
     """Mean loss over windows that do not overlap."""
-    windows = text[: len(text) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
+    windows = text[: len(text) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1).to(model.place.weight.device)
     return sum(model.loss(part).item() * len(part) for part in windows.split(256)) / len(windows)
 
 
@@ -84,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     text = b"".join(path.read_bytes() for path in sorted(options.text))
-    alphabet, codes = torch.tensor(bytearray(text), device=device).unique(return_inverse=True)
+    alphabet, codes = torch.tensor(bytearray(text)).unique(return_inverse=True)
     train, held_out = codes[: -len(codes) // 50], codes[-len(codes) // 50 :]
 
     model = Transformer(len(alphabet)).to(device)
@@ -97,12 +108,14 @@ def main() -> None:
         Schedule.load(options.schedule) if options.schedule else linear(options.updates, warmup_steps=options.warmup)
     )
     scheduler = ScheduleLR(optimizer, schedule)
-    window = torch.arange(CONTEXT + 1, device=device)
 
+    size = (options.batch_size,)
+    batches = (torch.randint(len(train) - CONTEXT, size).tolist() for _ in range(schedule.total_steps))
+    # The workers' seed comes from a generator of its own, so that the batches depend on --seed alone.
+    data = DataLoader(Windows(train), batch_sampler=batches, num_workers=1, generator=torch.Generator())
     with GradNormRecorder(optimizer, options.log, total_steps=schedule.total_steps) as recorder:
-        for _ in range(schedule.total_steps):
-            starts = torch.randint(len(train) - CONTEXT, (options.batch_size, 1)).to(device)
-            loss = model.loss(train[starts + window])
+        for windows in data:
+            loss = model.loss(windows.to(device))
             optimizer.zero_grad()
             loss.backward()
             recorder.record(loss=loss)

@@ -29,7 +29,8 @@ def train(accelerator: Accelerator, epochs: int, schedule: refine.Schedule, peak
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
     shuffled = torch.randperm(len(images))
     images, labels = (images.float() / 16)[shuffled], labels[shuffled]
-    loader = DataLoader(TensorDataset(images[:1400], labels[:1400]), batch_size=16, shuffle=True)
+    data = TensorDataset(images[:1400], labels[:1400])
+    loader = DataLoader(data, batch_size=16, shuffle=True, num_workers=1, persistent_workers=True)
 
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.05)

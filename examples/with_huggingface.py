@@ -50,6 +50,7 @@ def train(schedule: refine.Schedule, peak: float, log: Path) -> float:
         per_device_train_batch_size=16,
         per_device_eval_batch_size=64,
         max_grad_norm=1.0,
+        dataloader_num_workers=1,
         dataloader_pin_memory=torch.cuda.is_available(),
         **{"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True},
     )

@@ -35,7 +35,7 @@ class Classifier(LightningModule):
         images, labels = batch
         return cross_entropy(self.layers(images + 0.3 * torch.randn_like(images)), labels)
 
-    def test_step(self, batch: list[torch.Tensor], index: int) -> None:
+    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
         """Loss on images as they are."""
         self.log("loss", cross_entropy(self.layers(batch[0]), batch[1]))
 
@@ -58,9 +58,11 @@ def train(schedule: refine.Schedule, peak: float, log: Path) -> float:
         **dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False),
     )
     module = Classifier(schedule, peak)
-    trainer.fit(module, DataLoader(TensorDataset(images[:1400], labels[:1400]), batch_size=64, shuffle=True))
-    held_out = DataLoader(TensorDataset(images[1400:], labels[1400:]), batch_size=len(images))
-    return trainer.test(module, held_out, verbose=False)[0]["loss"]
+    workers = {"num_workers": 1, "persistent_workers": True}
+    data = DataLoader(TensorDataset(images[:1400], labels[:1400]), batch_size=64, shuffle=True, **workers)
+    held_out = DataLoader(TensorDataset(images[1400:], labels[1400:]), batch_size=len(images), **workers)
+    trainer.fit(module, data, held_out)
+    return trainer.validate(module, held_out, verbose=False)[0]["loss"]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import refine
 from refine.torch import GradNormRecorder, ScheduleLR
@@ -26,15 +27,15 @@ def train(schedule: refine.Schedule, peak: float, log: Path) -> float:
     images = images.float() / 16
     shuffled = torch.randperm(len(images))
     chosen, held_out = shuffled[:1400], shuffled[1400:]
+    batches = RandomSampler(chosen, replacement=True, num_samples=64 * schedule.total_steps)
+    data = DataLoader(TensorDataset(images[chosen], labels[chosen]), batch_size=64, sampler=batches, num_workers=1)
 
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak)
     scheduler = ScheduleLR(optimizer, schedule)
     with GradNormRecorder(optimizer, log, total_steps=schedule.total_steps) as recorder:
-        for _ in range(schedule.total_steps):
-            batch = chosen[torch.randint(len(chosen), (64,))]
-            noisy = images[batch] + 0.3 * torch.randn(64, 64)
-            loss = cross_entropy(model(noisy), labels[batch])
+        for x, y in data:
+            loss = cross_entropy(model(x + 0.3 * torch.randn_like(x)), y)
             optimizer.zero_grad()
             loss.backward()
             recorder.record(loss=loss)  # after backward, before clipping
