@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import RefineError
 
-__all__ = ["Content", "printable", "write_files"]
+__all__ = ["Content", "printable", "safe_names", "write_files"]
 
 Content = Iterable[str] | Callable[[Path], None]
 """Pieces of text, or a function that writes to the path it is given."""
+
+_UNSAFE = re.compile(r'[<>:"/\\|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|\Z)", re.IGNORECASE)
+_LONGEST = 255
+"""Bytes of a name."""
 
 
 def write_files(contents: Mapping[Path, Content], *, force: bool = False, remove: Iterable[Path] = ()) -> None:
@@ -87,3 +94,52 @@ def printable(text: object, *, limit: int = 200) -> str:
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def safe_names(names: Sequence[str], word: str = "run") -> list[str]:
+    """Folder names for names from outside: as many, each safe on every file system, no two taken for one.
+
+    A name is kept where it can be. What no file system takes becomes "_"; a name is not hidden, reserved by
+    Windows, nor longer than 255 bytes; ``word`` stands for an empty one. Names that differ in no more than letter
+    case or Unicode form, which some file systems fold, are counted; no count makes a name that another one has.
+
+    Examples
+    --------
+    >>> safe_names(["decay", "a/b", "..", "", "Decay", "layers.0.weight", "a_b", "a_b-2", "nul"])
+    ['decay', 'a_b-3', 'run', 'run-2', 'Decay-2', 'layers.0.weight', 'a_b', 'a_b-2', '_nul']
+    """
+    plain = [_safe(name) or word for name in names]
+    found = list(plain)
+    taken: dict[str, int] = {}
+    for i, name in enumerate(names):  # the names that can stay as they are come first
+        if plain[i] == name:
+            taken.setdefault(_folded(name), i)
+    kept = set(taken.values())
+    counts: dict[str, int] = {}
+    for i in (i for i in range(len(names)) if i not in kept):
+        count = counts.get(_folded(plain[i]), 1)
+        while _folded(found[i]) in taken:
+            count += 1
+            found[i] = _cut(plain[i], f"-{count}")
+        counts[_folded(plain[i])] = count
+        taken[_folded(found[i])] = i
+    return found
+
+
+def _safe(name: str) -> str:
+    shown = _UNSAFE.sub("_", "".join(c if c.isprintable() else "_" for c in name)).strip(" .")
+    return _cut(f"_{shown}" if _RESERVED.match(shown) else shown, "")
+
+
+def _cut(name: str, ending: str) -> str:
+    """A name with its ending, the name shortened to what fits."""
+    room = _LONGEST - len(ending)
+    if len(name.encode()) > room:
+        name = name.encode()[:room].decode(errors="ignore").rstrip(" .")
+    return name + ending
+
+
+def _folded(name: str) -> str:
+    for _ in range(2):  # folding may undo the normal form, and the other way round
+        name = unicodedata.normalize("NFKD", name).upper().casefold()
+    return unicodedata.normalize("NFKD", name)
