@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from typing import Any
 
 import click
 
 from refine import __version__
 from refine.errors import RefineError
+from refine.interrupts import ignore, unwinding
 
 from .bench import bench
 from .compare import compare
@@ -28,6 +30,19 @@ from .retarget import retarget
 
 
 class _Refine(click.Group):
+    came: list[int]
+    """Signals that asked to stop."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command. SIGTERM and SIGHUP undo what is half-done, as Ctrl-C does: exit code 128 and their number."""
+        with unwinding() as self.came:
+            try:
+                return super().main(*args, **extra)
+            except SystemExit as ended:
+                if ended.code and self.came and self.came[0] != signal.SIGINT:
+                    raise SystemExit(128 + self.came[0]) from None
+                raise
+
     def invoke(self, ctx: click.Context) -> Any:
         # Imports make many objects and no garbage: looking for some takes 4 % of a fit.
         gc.set_threshold(100_000)
@@ -35,7 +50,12 @@ class _Refine(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            ignore()
+            raise
         except Exception as error:
+            if self.came:  # what was interrupted may raise anything: an import, a killed worker
+                raise click.Abort from None
             if os.environ.get("REFINE_DEBUG"):
                 raise
             if isinstance(error, RefineError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 from .analysis import fit as refine_norms
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
-from .files import printable, safe_names
+from .files import clear_abandoned, printable, safe_names
 from .inputs import pooled
+from .interrupts import unwinding
 from .parallel import parallel
 from .readers import ReadOptions, distinct, read_groups
 from .readers.base import SeveralRuns
@@ -128,15 +131,17 @@ def fit_each(
         (log, os.path.abspath(folder), read, dict(fit), force, plot)
         for log, folder in zip(places, folders, strict=True)
     ]
-    try:
-        import joblib
-    except ImportError:
-        if engine != "local":
-            raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
-        found = [_rows(*task) for task in tasks]
-    else:
-        with parallel(engine, address, jobs):
-            found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
+    with _cleared(folders), tempfile.TemporaryDirectory(prefix="refine-") as temporary:
+        try:
+            import joblib
+        except ImportError:
+            if engine != "local":
+                raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
+            found = [_rows(*task) for task in tasks]
+        else:
+            with parallel(engine, address, jobs):
+                here = temporary if engine == "local" else None
+                found = joblib.Parallel()(joblib.delayed(_worked)(here, *task) for task in tasks)
     told = []
     for log, place, rows in zip(logs, places, found, strict=True):
         for row in rows:
@@ -210,6 +215,41 @@ def folder_names(logs: Sequence[str]) -> list[str]:
         depth = next((d for d in range(1, len(parts)) if ends[parts[-d:]] == 1), len(parts))
         names.append("_".join(part for part in parts[-depth:] if part not in ("/", "..", ".")))
     return safe_names(names, "log")
+
+
+@contextmanager
+def _cleared(folders: Sequence[Path]) -> Iterator[None]:
+    """Remove, after an interruption, what killed workers were writing, and the folders that they left empty."""
+    before = _standing(folders)
+    try:
+        yield
+    except BaseException:
+        places = _standing(folders)
+        for place in places:
+            clear_abandoned(place)
+        for place in sorted(places - before, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
+        raise
+
+
+def _standing(folders: Sequence[Path]) -> set[Path]:
+    """Those of the folders, of what they lie in and of what lies in them that exist."""
+    around = {path for folder in folders for path in (folder, *folder.parents) if os.path.isdir(path)}
+    return around | {path for folder in around & {*folders} for path in folder.iterdir() if path.is_dir()}
+
+
+def _worked(
+    temporary: str | None, log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool
+) -> list[dict[str, Any]]:
+    """Do `_rows` in a worker, which joblib kills when it is interrupted: what it unpacks goes to ``temporary``."""
+    before = tempfile.tempdir
+    with unwinding():
+        try:
+            tempfile.tempdir = temporary or before
+            return _rows(log, folder, read, fit, force, plot)
+        finally:
+            tempfile.tempdir = before
 
 
 def _rows(

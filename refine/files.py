@@ -6,17 +6,28 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import RefineError
+from .interrupts import uninterrupted
 
-__all__ = ["Content", "printable", "safe_names", "write_files"]
+try:
+    import fcntl
+except ImportError:  # Windows: only the age tells what a killed process left
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Content", "clear_abandoned", "printable", "safe_names", "write_files"]
 
 Content = Iterable[str] | Callable[[Path], None]
 """Pieces of text, or a function that writes to the path it is given."""
+
+_STAGING = re.compile(r"\.refine-[a-z0-9_]{8}")  # as tempfile.mkdtemp names it
+_LOCK = ".refine-lock"
+_OLD_S = 86_400.0
 
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|\Z)", re.IGNORECASE)
@@ -37,42 +48,91 @@ def write_files(contents: Mapping[Path, Content], *, force: bool = False, remove
             if os.path.lexists(path):
                 raise RefineError(f"{printable(path)} exists; choose another place, or overwrite it (--force)")
     made: list[Path] = []
-    staging: dict[Path, Path] = {}
+    staging: dict[Path, tuple[Path, int]] = {}
     current = Path()
     complete = False
+    with uninterrupted() as interruptible:
+        try:
+            moves: list[tuple[Path, Path]] = []
+            for current, content in contents.items():
+                folder = current.parent
+                if folder not in staging:
+                    _make_folders(folder, made)
+                    clear_abandoned(folder)
+                    staging[folder] = _stage(folder)
+                temporary = staging[folder][0] / current.name
+                with interruptible():
+                    if callable(content):
+                        content(temporary)
+                    else:
+                        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+                            stream.writelines(content)
+                if current.is_dir():
+                    raise IsADirectoryError(21, "Is a directory")
+                moves.append((temporary, current))
+            for temporary, current in moves:
+                os.replace(temporary, current)
+            for current in remove:
+                if current not in contents and os.path.lexists(current) and not current.is_dir():
+                    current.unlink()
+            complete = True
+        except OSError as error:
+            raise RefineError(
+                f"cannot write {printable(current)}: {error.strerror or error}; choose another place for the output"
+            ) from None
+        finally:
+            for temporary, lock in staging.values():
+                os.close(lock)
+                shutil.rmtree(temporary, ignore_errors=True)
+            if not complete:
+                for folder in reversed(made):
+                    with suppress(OSError):
+                        folder.rmdir()
+
+
+def _stage(folder: Path) -> tuple[Path, int]:
+    """A temporary folder, and the open lock in it, which says that it is in use for as long as this process lives."""
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=".refine-", dir=folder))
+        try:
+            lock = os.open(staging / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:  # another process took the empty folder for abandoned
+            continue
+        except OSError:
+            staging.rmdir()
+            raise
+        if fcntl is not None:
+            with suppress(OSError):  # on a file system without locks only the age tells
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.write(lock, os.uname().nodename.encode())
+        return staging, lock
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of `write_files` in a folder; never what one that lives is writing."""
+    for staging in [path for path in folder.glob(".refine-*") if _STAGING.fullmatch(path.name)]:
+        with suppress(OSError):
+            if not os.listdir(staging):
+                staging.rmdir()
+            elif _is_abandoned(staging):
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_abandoned(staging: Path) -> bool:
+    """Whether its lock is free and was taken on this machine, as some file systems do not tell others; or it is old."""
+    old = time.time() - staging.stat().st_mtime > _OLD_S
+    if fcntl is None or not os.path.exists(staging / _LOCK):
+        return old
+    lock = os.open(staging / _LOCK, os.O_RDWR)
     try:
-        moves: list[tuple[Path, Path]] = []
-        for current, content in contents.items():
-            folder = current.parent
-            if folder not in staging:
-                _make_folders(folder, made)
-                staging[folder] = Path(tempfile.mkdtemp(prefix=".refine-", dir=folder))
-            temporary = staging[folder] / current.name
-            if callable(content):
-                content(temporary)
-            else:
-                with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-                    stream.writelines(content)
-            if current.is_dir():
-                raise IsADirectoryError(21, "Is a directory")
-            moves.append((temporary, current))
-        for temporary, current in moves:
-            os.replace(temporary, current)
-        for current in remove:
-            if current not in contents and os.path.lexists(current) and not current.is_dir():
-                current.unlink()
-        complete = True
-    except OSError as error:
-        raise RefineError(
-            f"cannot write {printable(current)}: {error.strerror or error}; choose another place for the output"
-        ) from None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return old or os.read(lock, 1024) == os.uname().nodename.encode()
+    except BlockingIOError:
+        return False
+    except OSError:
+        return old
     finally:
-        for temporary in staging.values():
-            shutil.rmtree(temporary, ignore_errors=True)
-        if not complete:
-            for folder in reversed(made):
-                with suppress(OSError):
-                    folder.rmdir()
+        os.close(lock)
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
