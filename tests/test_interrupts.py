@@ -309,3 +309,47 @@ def test_an_interruption_of_the_imports_is_told_as_any_other():
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "\nAborted!\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", ["fit log.csv --no-plot", "convert log.csv -o -", "formats", "--help", "fit -h"])
+def test_an_output_that_cannot_be_written_is_one_line(start, arguments):
+    why = "No space left on device"
+    with open("/dev/full", "w") as full:
+        process = start(*arguments.split(), waits=False, stdout=full)
+        assert process.communicate() == (None, f"Error: cannot write to standard output: {why}\n")
+        assert process.returncode == 1
+        again = [*arguments.split(), *(["--force"] if "log.csv --no-plot" in arguments else [])]
+        process = start(*again, waits=False, stdout=full, stderr=full)
+        assert process.wait() == 1
+    assert Path("refined/recommended.csv").exists() == arguments.startswith("fit l")
+
+
+@posix
+@pytest.mark.parametrize("arguments", ["fit log.csv --no-plot", "convert log.csv -o -", "formats", "--help"])
+def test_a_pipe_that_nobody_reads_ends_it_silently(start, arguments):
+    read, write = os.pipe()
+    os.close(read)
+    process = start(*arguments.split(), waits=False, stdout=write)
+    os.close(write)
+    assert process.communicate() == (None, "")
+    assert process.returncode == 1
+
+
+@posix
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "said"),
+    [
+        ((0,), "fit - --no-plot", 1, "Error: -: the file is empty"),
+        ((1,), "fit log.csv --no-plot", 1, "Error: cannot write to standard output: Bad file descriptor\n"),
+        ((2,), "fit log.csv --no-plot", 0, ""),
+        ((2,), "fit none.csv --no-plot", 1, ""),
+        ((0, 1, 2), "fit log.csv --no-plot", 1, ""),
+    ],
+)
+def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
+    process = start(*arguments.split(), waits=False, preexec_fn=lambda: [os.close(number) for number in closed])
+    _, stderr = process.communicate()
+    assert process.returncode == code
+    assert stderr.startswith(said) if said else stderr == ""
+    assert Path("refined/recommended.csv").exists() == ("log.csv" in arguments)
