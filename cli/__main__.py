@@ -1,6 +1,7 @@
 """``refine``, and ``python -m refine.cli``."""
 
 import sys
+from collections import namedtuple
 
 from refine.interrupts import ignore
 
@@ -19,7 +20,8 @@ def run() -> None:
             ignore()
         raise
     finally:
-        exec("")  # Python remembers an interruption inside of an exec until the next one, and would end by SIGINT
+        # An import that is interrupted in generated code makes Python end by SIGINT, until the next such code has run.
+        namedtuple("_", "")
 
 
 if __name__ == "__main__":

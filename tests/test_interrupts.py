@@ -298,6 +298,18 @@ def test_a_database_whose_reading_is_interrupted_is_not_said_to_be_damaged(make_
 
 
 @posix
+def test_an_interruption_of_generated_code_changes_no_exit_code(start):
+    site = Path("site/sitecustomize.py")
+    site.write_text(
+        "import refine.batch\ndef fit_logs(*_, **__):\n    exec('raise KeyboardInterrupt')\n"
+        "refine.batch.fit_logs = fit_logs\n"
+    )
+    process = start("fit", "log.csv", waits=False)
+    assert process.communicate() == ("", "\nAborted!\n")
+    assert process.returncode == 1
+
+
+@posix
 def test_an_interruption_of_the_imports_is_told_as_any_other():
     text = (
         "import signal, sys\nfrom refine.cli.__main__ import run\n"
