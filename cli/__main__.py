@@ -1,6 +1,28 @@
-"""``python -m refine.cli``."""
+"""``refine``, and ``python -m refine.cli``."""
 
-from .main import main
+import sys
+from collections import namedtuple
+
+from refine.interrupts import ignore
+
+
+def run() -> None:
+    """Run a command, whose import may be interrupted too."""
+    try:
+        from .main import main
+
+        main()
+    except KeyboardInterrupt:
+        ignore()
+        sys.exit("\nAborted!")
+    except SystemExit as ended:
+        if ended.code:
+            ignore()
+        raise
+    finally:
+        # An import that is interrupted in generated code makes Python end by SIGINT, until the next such code has run.
+        namedtuple("_", "")
+
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -125,7 +125,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
                 continue
             table.append(
                 (
-                    printable(row["group"] if of == "group" else Path(row["folder"]).relative_to(out), limit=40),
+                    _label(row["group"] if of == "group" else Path(row["folder"]).relative_to(out)),
                     f"{row['points']:,}",
                     f"{row['total_steps']:,}",
                     row["optimizer"],
@@ -149,7 +149,7 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
             click.echo(f"use       ScheduleLR(optimizer, {{{mapping}}})")
             peaks = {row["group"]: row["suggested_peak_lr"] for row in rows if row["suggested_peak_lr"]}
             if peaks:
-                shown = ", ".join(f"{printable(name, limit=40)} lr={peak:.3g}" for name, peak in peaks.items())
+                shown = ", ".join(f"{_label(name)} lr={peak:.3g}" for name, peak in peaks.items())
                 click.echo(f"peaks     {shown}")
         for row in rows if of == "group" else ():
             for text in row["warnings"] or ():
@@ -158,6 +158,14 @@ def _report_each(rows: list[dict[str, Any]], out: str, as_json: bool, *, of: str
         click.echo(f"Error: {row['error']}", err=True)
     if failed:
         raise SystemExit(1)
+
+
+def _label(name: object) -> str:
+    """A name in a table; of a long one both ends, as one of them tells it from the others."""
+    from refine.files import printable
+
+    shown = printable(name, limit=10_000)
+    return shown if len(shown) <= 40 else f"{shown[:18]}...{shown[-19:]}"
 
 
 def _literal(text: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +16,9 @@ from typing import Any
 from .analysis import fit as refine_norms
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
-from .files import printable
+from .files import clear_abandoned, printable, safe_names
 from .inputs import pooled
+from .interrupts import unwinding
 from .parallel import parallel
 from .readers import ReadOptions, distinct, read_groups
 from .readers.base import SeveralRuns
@@ -42,6 +46,15 @@ The peak is that of the schedule that is used where none is named, ``default``.
 """
 
 _EMPTY: dict[str, Any] = {"folder": None, "run": None, "error": None, **dict.fromkeys(FIELDS)}
+
+_SUFFIX = re.compile(
+    r"(\.(csv|tsv|txt|log|out|err|jsonl?|ndjson|parquet|npy|npz|db|sqlite3?|wandb|ya?ml))?(\.(gz|bz2|xz|zst|zstd))?\Z",
+    re.IGNORECASE,
+)
+"""Of a log, behind its name."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.\-]*://(?:[^/@]*@)?([^?#]*).*", re.IGNORECASE | re.DOTALL)
+"""A URL and the place in it; what is around that may be secret."""
 
 Progress = Callable[[float], None]
 
@@ -118,15 +131,17 @@ def fit_each(
         (log, os.path.abspath(folder), read, dict(fit), force, plot)
         for log, folder in zip(places, folders, strict=True)
     ]
-    try:
-        import joblib
-    except ImportError:
-        if engine != "local":
-            raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
-        found = [_rows(*task) for task in tasks]
-    else:
-        with parallel(engine, address, jobs):
-            found = joblib.Parallel()(joblib.delayed(_rows)(*task) for task in tasks)
+    with _cleared(folders), tempfile.TemporaryDirectory(prefix="refine-") as temporary:
+        try:
+            import joblib
+        except ImportError:
+            if engine != "local":
+                raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
+            found = [_rows(*task) for task in tasks]
+        else:
+            with parallel(engine, address, jobs):
+                here = temporary if engine == "local" else None
+                found = joblib.Parallel()(joblib.delayed(_worked)(here, *task) for task in tasks)
     told = []
     for log, place, rows in zip(logs, places, found, strict=True):
         for row in rows:
@@ -164,7 +179,7 @@ def fit_groups(
         A row a group: ``log``, ``group``, ``folder``, ``error`` (None where it went well) and `FIELDS`.
     """
     groups = read_groups(log, read, progress)
-    folders = [os.path.join(out, name) for name in _group_folders(list(groups))]
+    folders = [os.path.join(out, name) for name in safe_names(list(groups), "group")]
     if not force:
         for folder in folders:
             refuse_existing(Path(folder))
@@ -180,48 +195,61 @@ def fit_groups(
     return rows
 
 
-def _group_folders(names: Sequence[str]) -> list[str]:
-    """A folder name a group: without what no file system takes, not hidden, different in more than case.
-
-    Examples
-    --------
-    >>> _group_folders(["decay", "a/b", "..", "", "Decay", "layers.0.weight"])
-    ['decay', 'a_b', 'group', 'group-2', 'Decay-2', 'layers.0.weight']
-    """
-    found: list[str] = []
-    taken: set[str] = set()
-    for name in names:
-        plain = folder = re.sub(r"[^\w.-]+", "_", name)[:60].strip(".") or "group"
-        count = 1
-        while folder.lower() in taken:
-            count += 1
-            folder = f"{plain}-{count}"
-        taken.add(folder.lower())
-        found.append(folder)
-    return found
-
-
 def folder_names(logs: Sequence[str]) -> list[str]:
-    """A folder name a log: the last part of its path without suffixes, with more of the path where that repeats.
+    """A folder name a log: the last part of its path without a known suffix, with more of the path where that repeats.
+
+    Of logs that differ in the suffix alone each keeps its own. `refine.files.safe_names` makes the names safe.
 
     Examples
     --------
-    >>> folder_names(["runs/a/metrics.csv", "runs/b/metrics.csv", "c.csv.gz"])
-    ['a_metrics', 'b_metrics', 'c']
+    >>> folder_names(["runs/a/metrics.csv", "runs/b/metrics.csv", "c.csv.gz", "lr0.1.csv", "lr0.01.csv"])
+    ['a_metrics', 'b_metrics', 'c', 'lr0.1', 'lr0.01']
     """
-    paths = [PurePosixPath(log.replace("\\", "/")).parts or ("log",) for log in logs]
-    stems = [(*parts[:-1], parts[-1].split(".")[0] or parts[-1]) for parts in paths]
+    paths = [PurePosixPath(_URL.sub(r"\1", log).replace("\\", "/")).parts or ("",) for log in logs]
+    short = [(*parts[:-1], _SUFFIX.sub("", parts[-1]) or parts[-1]) for parts in paths]
+    same = Counter(dict(zip(paths, short, strict=True)).values())
+    own = [bare if same[bare] == 1 else whole for bare, whole in zip(short, paths, strict=True)]
+    ends = Counter(parts[-depth:] for parts in own for depth in range(1, len(parts) + 1))
     names = []
-    for own in stems:
-        depth = 1
-        while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in stems) > 1:
-            depth += 1
-        names.append("_".join(part for part in own[-depth:] if part not in ("/", "..", ".")) or "log")
-    seen: dict[str, int] = {}
-    for i, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        names[i] = name if seen[name] == 1 else f"{name}-{seen[name]}"
-    return names
+    for parts in own:
+        depth = next((d for d in range(1, len(parts)) if ends[parts[-d:]] == 1), len(parts))
+        names.append("_".join(part for part in parts[-depth:] if part not in ("/", "..", ".")))
+    return safe_names(names, "log")
+
+
+@contextmanager
+def _cleared(folders: Sequence[Path]) -> Iterator[None]:
+    """Remove, after an interruption, what killed workers were writing, and the folders that they left empty."""
+    before = _standing(folders)
+    try:
+        yield
+    except BaseException:
+        places = _standing(folders)
+        for place in places:
+            clear_abandoned(place)
+        for place in sorted(places - before, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
+        raise
+
+
+def _standing(folders: Sequence[Path]) -> set[Path]:
+    """Those of the folders, of what they lie in and of what lies in them that exist."""
+    around = {path for folder in folders for path in (folder, *folder.parents) if os.path.isdir(path)}
+    return around | {path for folder in around & {*folders} for path in folder.iterdir() if path.is_dir()}
+
+
+def _worked(
+    temporary: str | None, log: str, folder: str, read: ReadOptions, fit: dict[str, Any], force: bool, plot: bool
+) -> list[dict[str, Any]]:
+    """Do `_rows` in a worker, which joblib kills when it is interrupted: what it unpacks goes to ``temporary``."""
+    before = tempfile.tempdir
+    with unwinding():
+        try:
+            tempfile.tempdir = temporary or before
+            return _rows(log, folder, read, fit, force, plot)
+        finally:
+            tempfile.tempdir = before
 
 
 def _rows(
@@ -231,7 +259,7 @@ def _rows(
     try:
         return [_row(log, folder, read, fit, force, plot)]
     except SeveralRuns as several:
-        places = zip(several.runs, folder_names([run.replace("/", "_") for run in several.runs]), strict=True)
+        places = zip(several.runs, safe_names(several.runs), strict=True)
         return [_row(log, os.path.join(folder, name), replace(read, run=run), fit, force, plot) for run, name in places]
 
 

@@ -1,12 +1,17 @@
 import json
+import re
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from refine.cli.main import main
 
 from refine import RefineError, Schedule
 from refine.batch import FIELDS, fit_each, fit_groups, folder_names
+from refine.files import safe_names
 from refine.readers import ReadOptions
 
 
@@ -173,11 +178,87 @@ def test_options_of_each_need_it(runs):
     assert "--address is for --engine dask or ray" in done.stderr
 
 
-def test_folder_names_are_different_and_harmless():
+def test_folders_are_named_after_their_logs():
     assert folder_names(["a/x.csv", "b/x.csv", "/abs/y.json.gz"]) == ["a_x", "b_x", "y"]
     assert folder_names(["x.csv", "x.csv", "../x.csv", "."]) == ["x", "x-2", "x-3", "log"]
-    assert folder_names(["s3://bucket/run.csv"]) == ["run"]
-    assert folder_names([".hidden", "-"]) == [".hidden", "-"]
+    assert folder_names(["lr0.1.csv", "lr0.01.csv", "v1.2.log.GZ", "b.c"]) == ["lr0.1", "lr0.01", "v1.2", "b.c"]
+    assert folder_names(["a/m.csv", "a/m.json", "b/n.csv"]) == ["m.csv", "m.json", "n"]
+    assert folder_names([".hidden", "-", ".csv"]) == ["hidden", "-", "csv"]
+    assert folder_names(["s3://bucket/run.csv", "https://me:pw@host/x.csv?token=1#a"]) == ["run", "x"]
+    assert folder_names(["https://me:pw@host/x.csv?token=1", "x.csv"]) == ["host_x", "x"]
+
+
+def test_names_that_can_stay_do_and_the_others_are_told_apart():
+    assert safe_names(["a_b", "a_b", "a_b-2"]) == ["a_b", "a_b-3", "a_b-2"]
+    assert safe_names(["a/b", "a_b", "a_b-2"]) == ["a_b-3", "a_b", "a_b-2"]
+    assert safe_names(["x", "X", "x-2"]) == ["x", "X-3", "x-2"]
+    assert safe_names(["\u00e9", "e\u0301", "\ufb01", "fi"]) == ["\u00e9", "e\u0301-2", "\ufb01", "fi-2"]
+    assert safe_names(["CON", "nul.txt", "com1 .x", "Lpt\u00b9", "console"]) == [
+        "_CON",
+        "_nul.txt",
+        "_com1 .x",
+        "_Lpt\u00b9",
+        "console",
+    ]
+    assert safe_names(["", ".", " . ", "...a. ", "\n\x1b[31m", "\udc80"], "log") == [
+        "log",
+        "log-2",
+        "log-3",
+        "a",
+        "__[31m",
+        "_",
+    ]
+    assert safe_names(["lr=0.1, wd=1e-4", "layers.0", 'a:*?"<>|b']) == ["lr=0.1, wd=1e-4", "layers.0", "a_______b"]
+    long = safe_names(["x" * 300, "x" * 255, "x" * 300 + "2", "\u00e9" * 150])
+    assert [len(name.encode()) for name in long] == [255, 255, 255, 254]
+    assert long[1:3] == ["x" * 255, "x" * 253 + "-3"]
+
+
+_NAMES = st.one_of(
+    st.text(max_size=6),
+    st.text(alphabet="aA_-2./\\ \n\u00e9\u0301\u0130\u0131\u00df\ufb01", max_size=6),
+    st.sampled_from(["a_b", "a_b-2", "a_b-2-2", "a/b", "CON", "con.x", "LPT1", "x" * 255, "X" * 300, "\u00e9" * 128]),
+)
+
+
+@given(st.lists(_NAMES, max_size=12), st.sampled_from(["run", "group"]))
+def test_folder_names_are_as_many_as_names_and_safe_everywhere(names, word):
+    found = safe_names(names, word)
+    assert len(found) == len(names)
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        for fold in (str.lower, str.upper, str.casefold):
+            assert len({normalize(form, fold(normalize(form, name))) for name in found}) == len(names)
+    for name, folder in zip(names, found, strict=True):
+        assert 1 <= len(folder.encode()) <= 255
+        assert folder.isprintable()
+        assert not set(folder) & set('<>:"/\\|?*')
+        assert not folder.startswith((".", " "))
+        assert not folder.endswith((".", " "))
+        assert not re.fullmatch(r"(con|prn|aux|nul|(com|lpt)\d)", folder.split(".")[0].strip().lower())
+        if safe_names([name], word) == [name]:  # it can stay, unless an equal one came first
+            assert folder == name or any(_same(name, other) for other in names[: names.index(name) + 1])
+    assert safe_names(found, word) == found
+
+
+def _same(name, other):
+    return normalize("NFKC", name.upper().casefold()) == normalize("NFKC", other.upper().casefold())
+
+
+def test_runs_whose_names_look_like_another_ones_folder_lose_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["a/b", "a_b", "a_b-2", "A_b", "lr0.1", "lr0.01", "x" * 300, "x" * 300 + "y", "con", "\x1b[31m"]
+    rows = [f"{name},{t},{1 + i + 1 / t!r}\n" for i, name in enumerate(names) for t in range(1, 61)]
+    (tmp_path / "runs.csv").write_text("run,step,grad_norm\n" + "".join(rows))
+    done = invoke("fit", "runs.csv", "--each", "--out", "out", "--no-plot", "--json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert [row["run"] for row in found] == sorted(names)
+    sources = {Schedule.load(row["folder"]).provenance["run"] for row in found}
+    assert sources == set(names)
+    table = invoke("fit", "runs.csv", "--each", "--out", "table", "--no-plot").stdout.splitlines()[1 : len(names) + 1]
+    shown = [line.split("  ")[0] for line in table]
+    assert len(set(shown)) == len(names)
+    assert [len(line) for line in shown if "..." in line] == [40, 40]
 
 
 @pytest.mark.filterwarnings("ignore")

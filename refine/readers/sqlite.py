@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import RefineError
@@ -37,13 +37,6 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
     return {name for _, name, _, _, _, _, hidden in rows if hidden == 0}
 
 
-def _patience(size: int) -> Callable[[], bool]:
-    """Whether more has been done than a file of that size can ask for: its pages may lead in circles."""
-    calls = itertools.count()
-    most = 50 + 20 * size // _INSTRUCTIONS
-    return lambda: next(calls) > most
-
-
 @contextlib.contextmanager
 def connected(log: Log) -> Iterator[sqlite3.Connection]:
     """A connection that cannot write; whatever SQLite says against the file becomes one line."""
@@ -53,13 +46,17 @@ def connected(log: Log) -> Iterator[sqlite3.Connection]:
         uri += (
             "&immutable=1"  # all is in the file: needs no -shm beside it, which could not be made in a read-only folder
         )
+    # Whether more is done than a file of that size can ask for: its pages may lead in circles.
+    calls, most = itertools.count(), 50 + 20 * log.size // _INSTRUCTIONS
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             database.text_factory = lambda data: data.decode(errors="replace")
             database.execute("PRAGMA trusted_schema = OFF")
-            database.set_progress_handler(_patience(log.size), _INSTRUCTIONS)
+            database.set_progress_handler(lambda: next(calls) > most, _INSTRUCTIONS)
             yield database
     except sqlite3.Error as error:
+        if str(error) == "interrupted" and next(calls) <= most:  # SQLite drops what was raised in the handler
+            raise KeyboardInterrupt from None
         raise RefineError(
             f"the SQLite file cannot be read ({printable(error)}); "
             "copy it again while no run writes to it, with the -wal file beside it"

@@ -221,6 +221,8 @@ def _chunks(log: Log, layout: _Layout, options: ReadOptions, *, text: list[int])
             f"the first row has more than the {width} fields of the first line; repair the file"
         ) from None
     except pd.errors.ParserError as error:
+        if "Calling read(nbytes) on source failed" in str(error):  # before Python 3.12 it loses what was raised there
+            raise KeyboardInterrupt from None
         if not any(options.wants(name) for name in layout.names):
             raise RefineError("the text is no table, and none of the formats that refine formats lists") from None
         detail = printable(str(error).removeprefix("Error tokenizing data. C error: ").strip())
