@@ -76,6 +76,11 @@ def test_public_names_are_all_there():
         _ = refine.nope
 
 
+def test_no_text_asks_for_a_release(root):
+    texts = [root / "README.md", *(p for d in ("refine", "cli", "docs", "examples") for p in (root / d).rglob("*.*"))]
+    assert [p for p in texts if p.suffix in (".py", ".md") and "lr-refine[" in p.read_text("utf-8")] == []
+
+
 def test_the_version_is_written_once_and_in_the_changelog(root):
     assert metadata.version("lr-refine") == refine.__version__
     assert f"## {refine.__version__}" in (root / "CHANGELOG.md").read_text()

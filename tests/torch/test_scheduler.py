@@ -808,7 +808,7 @@ class TestPoint9NothingNeedsTorchToPreview:
     def test_without_torch_the_room_says_what_it_needs(self, tmp_path):
         script = "import sys; sys.modules['torch'] = None; import refine.torch"
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert "ImportError: refine.torch needs PyTorch: pip install 'lr-refine[torch]'" in done.stderr
+        assert "ImportError: refine.torch needs PyTorch: pip install torch\n" in done.stderr
 
 
 class TestPoint10FirstAndLastUpdate:
