@@ -5,7 +5,7 @@
     refine fit fashion.csv
     python examples/record_fashion_mnist.py again.csv --data ... --schedule refined
 
-Needs torch (``pip install 'lr-refine[torch]'``); a minute on one CPU core. The prior schedule is a linear warmup and
+Needs torch (``pip install '.[torch]'``); a minute on one CPU core. The prior schedule is a linear warmup and
 a linear decay. The last command trains on the schedule that comes out; ``--lr`` is the peak rate of either.
 """
 

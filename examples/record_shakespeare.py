@@ -5,7 +5,7 @@
     refine fit plays.csv
     python examples/record_shakespeare.py again.csv --text ... --schedule refined
 
-Needs torch (``pip install 'lr-refine[torch]'``); minutes on one CPU core. The text is the 42 files of the Gutenberg
+Needs torch (``pip install '.[torch]'``); minutes on one CPU core. The text is the 42 files of the Gutenberg
 edition. The prior schedule is a linear warmup and a linear decay; ``--lr`` is the peak rate of either, and ``--clip``
 the norm to which gradients are clipped, after they are recorded.
 """

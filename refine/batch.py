@@ -136,7 +136,7 @@ def fit_each(
             import joblib
         except ImportError:
             if engine != "local":
-                raise RefineError(f"--engine {engine} needs joblib: pip install 'lr-refine[{engine}]'") from None
+                raise RefineError(f"--engine {engine} needs joblib: pip install joblib") from None
             found = [_rows(*task) for task in tasks]
         else:
             with parallel(engine, address, jobs):

@@ -33,7 +33,8 @@ def parallel(engine: str, address: str | None, jobs: int | None) -> Iterator[Non
         with joblib.parallel_config("loky", n_jobs=jobs or -1):
             yield
         return
-    missing = RefineError(f"--engine {engine} is not installed: pip install 'lr-refine[{engine}]'")
+    package = "distributed" if engine == "dask" else engine
+    missing = RefineError(f"--engine {engine} is not installed: pip install {package}")
     if engine == "dask":
         try:
             from distributed import Client

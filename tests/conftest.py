@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings
-from refine.cli.main import main
 
 os.environ.pop("COLUMNS", None)  # outputs are compared as they are where there is no terminal
 
@@ -17,6 +17,8 @@ settings.register_profile("refine", deadline=None, max_examples=50)
 settings.load_profile("refine")
 
 ROOT = Path(__file__).resolve().parents[1]
+# What is installed is tested: `python -m pytest` puts the checkout first, whose refine/ has no cli.
+sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != ROOT]
 SHARED = Path(os.environ.get("REFINE_SHARED", ROOT.parent / "shared"))
 
 
@@ -35,6 +37,8 @@ def root() -> Path:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run the command line in an empty folder."""
+    from refine.cli.main import main
+
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments):

@@ -279,7 +279,7 @@ def test_a_missing_cluster_is_one_line(runs):
     try:
         import ray  # noqa: F401
     except ImportError:
-        with pytest.raises(RefineError, match=r"--engine ray is not installed: pip install 'lr-refine\[ray\]'"):
+        with pytest.raises(RefineError, match=r"--engine ray is not installed: pip install ray$"):
             fit_each(runs, "x", ReadOptions(), {}, engine="ray")
 
 

@@ -222,6 +222,52 @@ class TestModule:
         module.make_scheduler(optimizer, last_epoch=8)
         assert rates(optimizer) == pytest.approx([module.multiplier(9), 0.1 * module.multiplier(9)])
 
+    @pytest.mark.parametrize(("kind", "options"), [("AdamW", {}), ("Adagrad", {}), ("SGD", {"momentum": 0.9})])
+    def test_a_rate_written_by_hand_is_no_peak(self, module, parameters, kind, options):
+        def make():
+            return getattr(torch.optim, kind)(parameters, lr=0.5, **options)
+
+        def loaded():
+            optimizer = make()
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            for t in range(9):
+                optimizer.param_groups[0]["lr"] = 0.5 * module.multiplier(t)
+                optimizer.step()
+            again = make()
+            again.load_state_dict(optimizer.state_dict())
+            return again
+
+        optimizer = loaded()
+        for _ in range(2):  # and stays none
+            with pytest.raises(ValueError, match="no initial_lr") as caught:
+                module.make_scheduler(optimizer, last_epoch=8)
+            assert str(caught.value) == (
+                f"param group 0 was updated and has lr={0.5 * module.multiplier(8):.6g} and no initial_lr: it may be a "
+                "decayed rate, no peak; give peak_lr="
+            )
+        scheduler = module.make_scheduler(optimizer, last_epoch=8, peak_lr=0.5)
+        assert rates(optimizer) == [0.5 * module.multiplier(9)]
+        advance(optimizer, scheduler, 1)
+        assert rates(optimizer) == [0.5 * module.multiplier(10)]
+        optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1})  # no state of its own
+        module.make_scheduler(optimizer, last_epoch=10)
+        assert rates(optimizer) == [0.5 * module.multiplier(11), 0.1 * module.multiplier(11)]
+        optimizer = loaded()
+        optimizer.param_groups[0]["initial_lr"] = 0.25
+        module.make_scheduler(optimizer, last_epoch=8)
+        assert rates(optimizer) == [0.25 * module.multiplier(9)]
+        optimizer = make()
+        _ = [optimizer.state[parameter] for parameter in parameters]  # as a reader leaves a fresh one
+        module.make_scheduler(optimizer, last_epoch=8)
+        assert rates(optimizer) == [0.5 * module.multiplier(9)]
+
+    @pytest.mark.parametrize("peak_lr", [0.0, -1.0, float("nan"), "1e-3", [1.0, 0.1]])
+    def test_the_peak_is_checked(self, module, parameters, peak_lr):
+        with pytest.raises(ValueError, match="peak_lr is") as caught:
+            module.make_scheduler(SGD(groups(parameters)), peak_lr=peak_lr)
+        assert str(caught.value) == f"peak_lr is {peak_lr!r}; it must be a positive number"
+
     def test_another_horizon_schedule_or_base_rate_raises(self, module, parameters, tmp_path):
         state = module.make_scheduler(SGD(groups(parameters))).state_dict()
         with pytest.raises(ValueError, match="the checkpoint has total_steps=20 and this run 30"):

@@ -48,6 +48,21 @@ def test_the_library_works_without_torch(tmp_path):
     assert python(script, tmp_path) == "30\n"
 
 
+def test_the_suite_tests_what_is_installed(root, tmp_path):
+    """Also by ``python -m pytest`` in a checkout, whose refine/ lacks the command line."""
+    for folder in ("refine", "tests"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "refine" / "__init__.py").touch()
+    (tmp_path / "tests" / "conftest.py").write_text((root / "tests" / "conftest.py").read_text())
+    (tmp_path / "tests" / "test_it.py").write_text(
+        f"import refine\ndef test_it(run):\n    assert refine.__file__ == {refine.__file__!r}\n"
+        "    assert run('--version').exit_code == 0\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_it.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_top_level_cli_is_installed(tmp_path):
     script = "from importlib.util import find_spec; print(find_spec('cli'), bool(find_spec('refine.cli')))"
     assert python(script, tmp_path) == "None True\n"
@@ -59,6 +74,11 @@ def test_public_names_are_all_there():
         assert getattr(refine, name) is not None
     with pytest.raises(AttributeError, match="module 'refine' has no attribute 'nope'"):
         _ = refine.nope
+
+
+def test_no_text_asks_for_a_release(root):
+    texts = [root / "README.md", *(p for d in ("refine", "cli", "docs", "examples") for p in (root / d).rglob("*.*"))]
+    assert [p for p in texts if p.suffix in (".py", ".md") and "lr-refine[" in p.read_text("utf-8")] == []
 
 
 def test_the_version_is_written_once_and_in_the_changelog(root):

@@ -79,7 +79,7 @@ def unusable(name: str, optimizer: Optimizer) -> str | None:
     if optimizer.family not in package.rates:
         return f"{package.pip} has no {optimizer.family} variant; it has {', '.join(package.rates)}"
     if not installed(name):
-        return f"{package.pip} is not installed; pip install 'lr-refine[bench]'"
+        return f"{package.pip} is not installed; pip install {package.pip}"
     return None
 
 

@@ -126,7 +126,7 @@ def _need() -> None:
     """Refuse early, by name, where the extra is not installed."""
     for package in ("torch", "joblib"):
         if importlib.util.find_spec(package) is None:
-            raise RefineError(f"refine bench needs {package}, which is not installed: pip install 'lr-refine[bench]'")
+            raise RefineError(f"refine bench needs {package}, which is not installed: pip install {package}")
 
 
 def _trained(batches: Sequence[Batch]) -> Iterator[list[tuple[Run, Outcome]]]:

@@ -11,9 +11,8 @@ refine fit --total-steps again.
 make_scheduler(optimizer, scale_weight_decay=True) is AdamC (arXiv:2506.02285): AdamW's decay follows it too,
 in param groups with normalized=True: layers that a normalisation follows, or all linear ones but the last.
 PROVENANCE says where that of schedule=None comes from and what was assumed.
-refine.torch.ScheduleLR does what this LambdaLR cannot: it leaves optimizer.step unwrapped and is silent where a
-GradScaler skips the first update, late groups join before their first update, groups have their own schedules,
-and steps are checked against the updates made.
+refine.torch.ScheduleLR can more: it leaves optimizer.step unwrapped, a GradScaler may skip the first update, late
+groups join before theirs, groups have their own schedules, and steps are checked against the updates made.
 """
 
 import warnings
@@ -95,19 +94,26 @@ class RefinedLR(LambdaLR):
     """LambdaLR over `multiplier` that resumes without surprises; build it with `make_scheduler`.
 
     Each group keeps its own base rate. A group added later runs at its lr as given until the next
-    scheduler.step(), and joins then, that lr being its base rate. Optimizer and scheduler may be built and
-    loaded in any order. Loading the state of another horizon, schedule or base rate raises.
+    scheduler.step(), and joins then, that lr being its base rate. Optimizer and scheduler may be built and their
+    states loaded in any order. Loading the state of another horizon, schedule or base rate raises.
     """
 
-    def __init__(self, optimizer, total_steps, schedule, last_epoch=-1, scale_weight_decay=False):
+    def __init__(self, optimizer, total_steps, schedule, last_epoch=-1, scale_weight_decay=False, peak_lr=None):
         self.total_steps = total_steps
         self.schedule = schedule
         self._reported = False
         self._decays = [_base_decay(optimizer, group) for group in optimizer.param_groups if scale_weight_decay]
         if scale_weight_decay and not any(self._decays):
             raise ValueError("scale_weight_decay: no param group has normalized=True; mark some")
+        for i, group in enumerate(optimizer.param_groups if last_epoch >= 0 and peak_lr is None else ()):
+            states = filter(None, map(optimizer.state.get, group["params"]))  # a new Adagrad's are of 0 steps
+            if "initial_lr" not in group and any(state.get("step", 1) != 0 for state in states):
+                raise ValueError(
+                    f"param group {i} was updated and has lr={float(group['lr']):.6g} and no initial_lr: it may be a "
+                    "decayed rate, no peak; give peak_lr="
+                )
         for group in optimizer.param_groups:
-            group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
+            group["initial_lr"] = float(group.get("initial_lr", group["lr"]) if peak_lr is None else peak_lr)
             if "initial_weight_decay" in group and not scale_weight_decay:  # it was scaled before
                 _write(group, "weight_decay", group.pop("initial_weight_decay"))
         super().__init__(optimizer, partial(multiplier, total_steps=total_steps, schedule=schedule), last_epoch)
@@ -177,13 +183,15 @@ class RefinedLR(LambdaLR):
         self._scale_decays()
 
 
-def make_scheduler(optimizer, total_steps=None, schedule=None, last_epoch=-1, scale_weight_decay=False):
+def make_scheduler(optimizer, total_steps=None, schedule=None, last_epoch=-1, scale_weight_decay=False, peak_lr=None):
     """Return the scheduler (a LambdaLR) for an optimizer that was built with the peak learning rate.
 
     total_steps: updates of this run, by default TOTAL_STEPS; another number stretches the schedule.
     schedule: its name, one of those above; another is not resumed from unless its knots are the same.
     last_epoch: last update already done, counted from 0, where there is no state to load; -1 to start.
     scale_weight_decay: AdamC, as above; in a SequentialLR with the decay of update 0 until its turn.
+    peak_lr: base rate of all groups; by default the initial_lr of each, else its lr, which is a decayed one where a
+        loop wrote the rates by hand.
     """
     if LambdaLR is object:
         raise ImportError("make_scheduler needs torch; multiplier() does not")
@@ -192,4 +200,6 @@ def make_scheduler(optimizer, total_steps=None, schedule=None, last_epoch=-1, sc
         raise ValueError(f"total_steps is {total_steps!r}; it must be a positive integer, the number of updates")
     if last_epoch < -1:
         raise ValueError(f"last_epoch is {last_epoch!r}; it must be the last update done, or -1 to start")
-    return RefinedLR(optimizer, index(steps), _known(schedule), last_epoch, scale_weight_decay)
+    if peak_lr is not None and not (hasattr(peak_lr, "__float__") and peak_lr > 0):
+        raise ValueError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+    return RefinedLR(optimizer, index(steps), _known(schedule), last_epoch, scale_weight_decay, peak_lr)

@@ -288,7 +288,7 @@ def _fetched(stack: contextlib.ExitStack, url: str) -> Path:
     try:
         import fsspec
     except ImportError:
-        raise RefineError(f"{printable(url)} is a URL, which needs fsspec: pip install 'lr-refine[url]'") from None
+        raise RefineError(f"{printable(url)} is a URL, which needs fsspec: pip install 'fsspec[http]'") from None
     try:
         with fsspec.open(url, "rb") as stream:
             return _copied(stack, stream)

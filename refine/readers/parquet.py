@@ -106,7 +106,7 @@ def _file(log: Log) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise RefineError("Parquet files need pyarrow: pip install 'lr-refine[parquet]'") from None
+        raise RefineError("Parquet files need pyarrow: pip install pyarrow") from None
     try:
         with pq.ParquetFile(log.path, pre_buffer=False, buffer_size=2**20) as file:
             yield file

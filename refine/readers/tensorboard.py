@@ -147,7 +147,7 @@ def _events(path: Path, report: Callable[[int], None]) -> Iterator[Any]:
     try:
         from tensorboard.compat.proto.event_pb2 import Event
     except ImportError:
-        raise RefineError("TensorBoard event files need tensorboard: pip install 'lr-refine[tensorboard]'") from None
+        raise RefineError("TensorBoard event files need tensorboard: pip install tensorboard") from None
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     left = path.stat().st_size

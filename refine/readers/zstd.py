@@ -20,7 +20,7 @@ def open_zstd(packed: BinaryIO) -> Any:
     try:
         import zstandard
     except ImportError:
-        raise RefineError("it is compressed with zstd, which needs zstandard: pip install 'lr-refine[zstd]'") from None
+        raise RefineError("it is compressed with zstd, which needs zstandard: pip install zstandard") from None
     size = os.fstat(packed.fileno()).st_size
     end = 0
     while end < size:

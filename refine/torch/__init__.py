@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     import torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("refine.torch needs PyTorch: pip install 'lr-refine[torch]'") from error
+    raise ImportError("refine.torch needs PyTorch: pip install torch") from error
 
 from ..steps import Steps, steps_in
 from .recorder import GradNormRecorder

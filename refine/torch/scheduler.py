@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from math import isclose
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
@@ -38,7 +40,8 @@ class ScheduleLR(LRScheduler):
     """Run update t at ``base_lr * schedule.at(t)``, t = 0, 1, ...; past the end the last multiplier holds.
 
     The rate is a pure function of the step counter, so optimizer and scheduler may be built and loaded in any
-    order. A group added later joins before its first update. Nothing wraps ``optimizer.step``: a step pre-hook
+    order. Without a state of the scheduler, ``step`` goes on: build it before the optimizer is loaded, or give
+    ``peak_lr``. A group added later joins before its first update. Nothing wraps ``optimizer.step``: a step pre-hook
     counts the updates, and what does not fit the horizon is reported (`check_complete`).
 
     Parameters
@@ -50,7 +53,10 @@ class ScheduleLR(LRScheduler):
         A path goes through `Schedule.load`. A mapping has one for every group, by the group's index (as a number or
         as text) or its ``"name"`` entry, all of the same length.
     step : int
-        Updates already done, where there is no state to load.
+        Updates already done, where there is no state to load. At 0 the rate of a group is its peak, loaded or not.
+    peak_lr : float or list of float, optional
+        Base rate of every group, or of each; it wins over ``lr`` and ``initial_lr``. A loop that writes rates by hand
+        leaves a decayed ``lr`` and no ``initial_lr`` in the optimizer that it saves: this says what the peak was.
     override_checkpoint : bool
         Take only the counters from a loaded state; schedule and base rates are this run's. Build it
         before the optimizer's state is loaded, which brings the old base rates.
@@ -58,7 +64,9 @@ class ScheduleLR(LRScheduler):
     Raises
     ------
     RefineError
-        A group without a schedule or the reverse; in `load_state_dict` another horizon, schedule or base rate.
+        A group without a schedule or the reverse; in `load_state_dict` another horizon, schedule or base rate; with
+        ``step`` or ``override_checkpoint`` a group that was updated, as its state in the optimizer says, and has
+        neither ``initial_lr`` nor ``peak_lr``. Plain SGD keeps no state: of it this cannot be seen.
 
     Notes
     -----
@@ -88,6 +96,7 @@ class ScheduleLR(LRScheduler):
         schedule: Schedule | str | os.PathLike[str] | Mapping[Any, Schedule | str | os.PathLike[str]],
         *,
         step: int = 0,
+        peak_lr: ArrayLike | None = None,
         override_checkpoint: bool = False,
     ) -> None:
         if not hasattr(optimizer, "param_groups"):
@@ -98,11 +107,16 @@ class ScheduleLR(LRScheduler):
         given = schedule if isinstance(schedule, Mapping) else {None: schedule}
         self._schedules = {key: _as_schedule(value) for key, value in given.items()}
         self._ids = {key: _digest(s) for key, s in self._schedules.items()}
+        step = check_count("step", step, least=0)
+        if peak_lr is not None:
+            for group, rate in zip(optimizer.param_groups, _peaks(peak_lr, len(optimizer.param_groups)), strict=True):
+                group["initial_lr"] = rate
+        elif step or override_checkpoint:
+            self._check_peaks()
         self._keys: list[Any] = []
         self.base_lrs: list[float | torch.Tensor] = []
         self._join()
         self._check_mapping()
-        step = check_count("step", step, least=0)
         self._check_covers(step)
         self._reported_past = self._compared = self._mismatch = False
         self._updates: int | None = None
@@ -126,6 +140,16 @@ class ScheduleLR(LRScheduler):
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"{key!r}: {steps:,}" for key, steps in lengths.items())
             raise RefineError(f"the schedules differ in total_steps ({shown}); resample them to the updates of the run")
+
+    def _check_peaks(self) -> None:
+        """Refuse a rate that may have followed a schedule; before a group is written to, so that it stays refused."""
+        for index, group in enumerate(self.optimizer.param_groups):
+            rate = group["lr"]
+            if "initial_lr" not in group and rate is not None and _was_updated(innermost(self.optimizer), group):
+                raise RefineError(
+                    f"param group {index} was updated and has lr={float(rate):.6g} and no initial_lr: it may be a "
+                    "decayed rate, no peak; give peak_lr=, or build ScheduleLR before the optimizer's state is loaded"
+                )
 
     def _groups_by_name(self) -> str:
         groups = self.optimizer.param_groups
@@ -156,7 +180,7 @@ class ScheduleLR(LRScheduler):
             shared = next((i for i, g in enumerate(groups[:index]) if g["lr"] is group["lr"]), None)
             if shared is not None and isinstance(group["lr"], torch.Tensor):  # as Adam(lr=tensor) gives it to all
                 group["lr"] = group["lr"].clone()
-                rate = self.base_lrs[shared]
+                rate = group.get("initial_lr", self.base_lrs[shared])
             if rate is None:
                 raise RefineError(
                     f"param group {index} has no learning rate (lr=None); give the optimizer its peak rate"
@@ -244,7 +268,7 @@ class ScheduleLR(LRScheduler):
         if missing:
             raise RefineError(
                 f"the state has no {missing[0]!r}, so no ScheduleLR saved it; to go on from another scheduler load the "
-                "optimizer alone and build ScheduleLR with step=updates done"
+                "optimizer alone and build ScheduleLR with step=updates done and peak_lr=its peak rate"
             )
         self._join()
         step = state_dict["last_epoch"]
@@ -323,6 +347,7 @@ class ScheduleLR(LRScheduler):
 
     def _before_load(self) -> None:
         self._was_in_charge = self._in_charge()
+        self._join()  # the loaded rates of groups added since are no base rates
 
     def _after_load(self) -> None:
         if self._was_in_charge:
@@ -394,6 +419,26 @@ def _as_schedule(value: object) -> Schedule:
 
 def _digest(schedule: Schedule) -> str:
     return hashlib.sha256(schedule.multiplier.tobytes()).hexdigest()[:12]
+
+
+def _peaks(peak_lr: ArrayLike, groups: int) -> list[float]:
+    try:
+        rates = np.asarray(peak_lr, dtype=np.float64)
+    except (TypeError, ValueError):
+        rates = np.array(np.nan)
+    if rates.shape not in ((), (groups,)) or not np.all((rates >= 0.0) & (rates < np.inf)):
+        raise RefineError(
+            f"peak_lr is {printable(repr(peak_lr))}; it must be one rate of at least 0, or a list of {groups}, one for "
+            "each param group"
+        )
+    return [float(rate) for rate in np.broadcast_to(rates, groups)]
+
+
+def _was_updated(optimizer: Any, group: Mapping[str, Any]) -> bool:
+    """Whether the optimizer has a state of the group's own parameters, and not one of 0 steps, as a new Adagrad's."""
+    state = getattr(optimizer, "state", {})
+    parameters = group.get("params") or state  # DeepSpeed's ZeRO-3 leaves groups empty
+    return any(bool(state[p]) and bool(state[p].get("step", 1) != 0) for p in parameters if p in state)
 
 
 def _set_rate(group: dict[str, Any], rate: float | torch.Tensor) -> None:

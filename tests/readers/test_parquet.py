@@ -155,5 +155,5 @@ def test_names_the_extra(save, monkeypatch):
 
     path = save(step=T, grad_norm=NORMS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(RefineError, match=r"pip install 'lr-refine\[parquet\]'"):
+    with pytest.raises(RefineError, match=r"pip install pyarrow$"):
         read_norms(path)

@@ -320,5 +320,5 @@ def test_names_the_extra(make_log, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    with pytest.raises(RefineError, match=r"pip install 'lr-refine\[tensorboard\]'"):
+    with pytest.raises(RefineError, match=r"pip install tensorboard$"):
         read_norms(make_log(framed(START, *norms_of(5)), "tfevents"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from torch.optim import SGD, AdamW, lr_scheduler
+from torch.optim import SGD, Adagrad, AdamW, lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from refine import RefineError, RefineWarning, Schedule, cosine, linear
@@ -131,6 +131,130 @@ class TestPoint2StartAnywhere:
         with pytest.raises(RefineError) as caught:
             ScheduleLR(make_optimizer(), SCHEDULE, step=step)
         assert str(caught.value) == text
+
+
+def by_hand(*lrs, done=8, **options):
+    """State of an optimizer whose loop writes the rates itself, as nanoGPT's does."""
+    optimizer = make_optimizer(*lrs, **options)
+    peaks = rates(optimizer)
+    for t in range(done):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * SCHEDULE.at(t)
+        optimizer.step()
+    return copy.deepcopy(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("options", [{"kind": AdamW}, {"kind": Adagrad}, {"momentum": 0.9}])
+class TestPoint2ARateWrittenByHand:
+    def loaded(self, options, *lrs):
+        optimizer = make_optimizer(*lrs, **options)
+        optimizer.load_state_dict(by_hand(*lrs, **options))
+        return optimizer
+
+    def test_it_is_no_peak(self, options):
+        optimizer = self.loaded(options)
+        for _ in range(2):  # and stays none
+            with pytest.raises(RefineError) as caught:
+                ScheduleLR(optimizer, SCHEDULE, step=8)
+            assert str(caught.value) == (
+                f"param group 0 was updated and has lr={H[7]:.6g} and no initial_lr: it may be a decayed rate, no "
+                "peak; give peak_lr=, or build ScheduleLR before the optimizer's state is loaded"
+            )
+        assert all("initial_lr" not in group for group in optimizer.param_groups)
+
+    @pytest.mark.parametrize("tensor", [False, True])
+    def test_the_remedies(self, options, tensor):
+        expected = np.outer(H[8:], [1.0, 0.1])
+        for peak_lr, within in (([1.0, 0.1], expected), (0.1, np.outer(H[8:], [0.1, 0.1]))):
+            optimizer = self.loaded(options | {"foreach": False})
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"]) if tensor else group["lr"]
+            scheduler = ScheduleLR(optimizer, SCHEDULE, step=8, peak_lr=peak_lr)
+            assert_allclose(advance(optimizer, scheduler, 12), within, rtol=1e-6)
+        optimizer = make_optimizer(**options)
+        scheduler = ScheduleLR(optimizer, SCHEDULE, step=8)
+        optimizer.load_state_dict(by_hand(**options))
+        assert_allclose(advance(optimizer, scheduler, 12), expected, rtol=1e-12)
+
+    def test_one_group_of_several(self, options):
+        optimizer = self.loaded(options)
+        optimizer.param_groups[0]["initial_lr"] = 1.0
+        with pytest.raises(RefineError, match=f"^param group 1 was updated and has lr={0.1 * H[7]:.6g} and"):
+            ScheduleLR(optimizer, SCHEDULE, step=8)
+        optimizer.param_groups[1]["initial_lr"] = 0.1
+        optimizer.add_param_group({"params": [parameter()], "lr": 0.5})  # a new one has no state of its own
+        scheduler = ScheduleLR(optimizer, SCHEDULE, step=8)
+        assert_allclose(advance(optimizer, scheduler, 12), np.outer(H[8:], [1.0, 0.1, 0.5]))
+
+    def test_a_fresh_optimizer_goes_on(self, options):
+        optimizer = make_optimizer(**options)
+        _ = [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]  # as a reader leaves it
+        assert_allclose(advance(optimizer, ScheduleLR(optimizer, SCHEDULE, step=8), 1)[0], H[8] * np.array([1.0, 0.1]))
+
+    def test_the_start_of_a_schedule_is_at_the_present_rate(self, options):
+        optimizer = self.loaded(options, 1.0)
+        assert_allclose(advance(optimizer, ScheduleLR(optimizer, SCHEDULE), 3)[:, 0], H[7] * H[:3])
+
+    def test_nor_is_it_with_the_counters_of_a_checkpoint(self, options):
+        before = ScheduleLR(make_optimizer(), SCHEDULE, step=8).state_dict()
+        with pytest.raises(RefineError, match="it may be a decayed rate, no peak"):
+            ScheduleLR(self.loaded(options), SCHEDULE, override_checkpoint=True)
+        optimizer = self.loaded(options)
+        scheduler = ScheduleLR(optimizer, cosine(20), override_checkpoint=True, peak_lr=[2.0, 0.2])
+        scheduler.load_state_dict(before)
+        assert rates(optimizer) == pytest.approx(cosine(20).at(8) * np.array([2.0, 0.2]))
+
+    def test_nor_that_of_a_group_added_before_loading(self, options):
+        optimizer = make_optimizer(1.0, **options)
+        scheduler = ScheduleLR(optimizer, SCHEDULE, step=8)
+        optimizer.add_param_group({"params": [parameter()], "lr": 0.1})
+        optimizer.load_state_dict(by_hand(**options))
+        assert_allclose(advance(optimizer, scheduler, 12), np.outer(H[8:], [1.0, 0.1]), rtol=1e-12)
+
+    def test_within_a_wrapper(self, options):
+        accelerate = pytest.importorskip("accelerate")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            prepared = accelerate.Accelerator(cpu=True).prepare(self.loaded(options))
+        with pytest.raises(RefineError, match="it may be a decayed rate, no peak"):
+            ScheduleLR(prepared, SCHEDULE, step=8)
+        ScheduleLR(prepared, SCHEDULE, step=8, peak_lr=[1.0, 0.1])
+        assert rates(prepared) == pytest.approx([H[8], 0.1 * H[8]])
+
+    def test_where_the_groups_are_empty(self, options):
+        optimizer = self.loaded(options)
+        for group in optimizer.param_groups:  # as DeepSpeed's ZeRO-3 leaves them
+            group["params"] = []
+        with pytest.raises(RefineError, match="it may be a decayed rate, no peak"):
+            ScheduleLR(optimizer, SCHEDULE, step=8)
+
+
+class TestPoint2PeakRate:
+    def test_it_wins_over_an_earlier_one(self):
+        optimizer = make_optimizer()
+        advance(optimizer, ScheduleLR(optimizer, SCHEDULE), 3)
+        scheduler = ScheduleLR(optimizer, SCHEDULE, step=3, peak_lr=np.array([3.0, 0.0]))
+        assert rates(optimizer) == [3.0 * H[3], 0.0]
+        assert scheduler.state_dict()["base_lrs"] == [3.0, 0.0]
+        with pytest.raises(RefineError, match=r"has base_lrs=\[1.0, 0.1\] and this run \[3.0, 0.0\]"):
+            scheduler.load_state_dict(ScheduleLR(make_optimizer(), SCHEDULE).state_dict())
+
+    def test_groups_that_share_a_tensor_have_their_own(self):
+        optimizer = SGD([{"params": [parameter()]} for _ in range(2)], lr=torch.tensor(1.0), foreach=False)
+        ScheduleLR(optimizer, SCHEDULE, peak_lr=[2.0, 0.5])
+        assert rates(optimizer) == pytest.approx([2.0 * H[0], 0.5 * H[0]])
+
+    @pytest.mark.parametrize(
+        "peak_lr", [-1.0, float("nan"), [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], "high\n", {"a": 1.0}, [1.0, float("inf")]]
+    )
+    def test_it_is_checked(self, peak_lr):
+        optimizer = make_optimizer()
+        with pytest.raises(RefineError) as caught:
+            ScheduleLR(optimizer, SCHEDULE, peak_lr=peak_lr)
+        assert str(caught.value) == (
+            f"peak_lr is {peak_lr!r}; it must be one rate of at least 0, or a list of 2, one for each param group"
+        )
+        assert "initial_lr" not in optimizer.param_groups[0]
 
 
 class TestPoint3AnotherScheduleRaises:
@@ -684,7 +808,7 @@ class TestPoint9NothingNeedsTorchToPreview:
     def test_without_torch_the_room_says_what_it_needs(self, tmp_path):
         script = "import sys; sys.modules['torch'] = None; import refine.torch"
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert "ImportError: refine.torch needs PyTorch: pip install 'lr-refine[torch]'" in done.stderr
+        assert "ImportError: refine.torch needs PyTorch: pip install torch\n" in done.stderr
 
 
 class TestPoint10FirstAndLastUpdate:

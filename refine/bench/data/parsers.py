@@ -81,7 +81,7 @@ def _values(column: pd.Series[Any]) -> NDArray[Any]:
 
 def read_rda(path: Path) -> pd.DataFrame:
     """The only data frame of an R data file."""
-    frames: dict[str, pd.DataFrame] = optional("pyreadr", "lr-refine[bench]").read_r(path)
+    frames: dict[str, pd.DataFrame] = optional("pyreadr", "pyreadr").read_r(path)
     if len(frames) != 1:
         raise RefineError(f"{path}: holds {len(frames)} data frames, expected one; it is another release of the data")
     return next(iter(frames.values()))

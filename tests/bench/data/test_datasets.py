@@ -77,8 +77,8 @@ def test_texts_are_joined_in_order_of_paths(tmp_path):
 
 def test_an_absent_reader_is_an_absent_set():
     with pytest.raises(AbsentDataError) as caught:
-        parsers.optional("nonsuch_reader.part", "lr-refine[bench]")
-    assert str(caught.value) == "nonsuch_reader is not installed; pip install 'lr-refine[bench]'"
+        parsers.optional("nonsuch_reader.part", "nonsuch-reader")
+    assert str(caught.value) == "nonsuch_reader is not installed; pip install 'nonsuch-reader'"
 
 
 def test_nothing_large_is_imported_to_list_the_sets():
