@@ -51,8 +51,9 @@ def _translate(family: str, p: Mapping[str, Any], total_steps: int) -> Iterator[
             yield _warmup_cosine(low, start, steps, "linear", total_steps)
     elif p["cooldown_steps"]:
         hold = total_steps - p["cooldown_steps"]
-        yield _warmup_cosine(low, start, max(hold, 2), "log" if warmup else "linear", total_steps)
-        if warmup:
+        if p["shape"] != "linear":
+            yield _warmup_cosine(low, start, max(hold, 2), "log" if warmup else "linear", total_steps)
+        elif warmup:
             steps = max(hold - 1, 2)
             yield {"type": "WarmupDecayLR", "min": low, "warmup": steps, "kind": "log", "total": total_steps - 1}
 

@@ -354,6 +354,16 @@ class TestTheLastIterate:
         used = used_by("deepspeed", render(schedule, "deepspeed", peak_lr=PEAK), 1000, tmp_path)
         assert_allclose(used, schedule.multiplier, rtol=0, atol=0.02 + 1e-8)  # a rise from 0 to 1, not from 1 / 50
 
+    @pytest.mark.parametrize(
+        "name", ["polynomial:0.5", "polynomial:2", "rex:0.2", "wsd:0.3", "wsd:0.3,shape=square", "step"]
+    )
+    def test_the_member_that_is_named_is_what_the_settings_express(self, framework, name, tmp_path):
+        """But for update 0 of a cosine in DeepSpeed, and Megatron's exponential, which is no exponential."""
+        rendering = render(from_name(name, 1000), framework, peak_lr=PEAK)
+        member = from_name(rendering.stated.partition("near ")[2].partition(";")[0], 1000).multiplier
+        used = used_by(framework, rendering, 1000, tmp_path)
+        assert_allclose(used[1:], member[1:], rtol=0, atol=0.09 if "exponential" in text_of(rendering) else 0.01)
+
     def test_an_error_near_the_end_weighs_more(self, monkeypatch):
         """Held for a tenth at the start, or ended at 1.5 % of the peak: the sums of squares are 33 and 0.75."""
         only(monkeypatch, "linear:final_factor=0.015", "wsd:0.9")
