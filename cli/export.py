@@ -50,8 +50,9 @@ def export(
 
     SCHEDULE is a folder of refine fit, a .json or .csv file in one, or the name of a family with --total-steps. Code
     is the schedule itself, needs the framework alone, and says in its first lines how to use it. Flags are the nearest
-    schedule that the framework has: how far it is from yours is stated, and warned of from 5 % of the peak on. For a
-    file of refine continue they are the nearest for the updates to come, and code says how to start in the middle.
+    schedule that the framework has, by the bound on the last iterate: how far it is from yours is stated, and warned of
+    from 5 % of the peak on, 2 % at the last update. For a file of refine continue they are the nearest for the updates
+    to come, and code says how to start in the middle.
     """
     from refine.errors import RefineError, RefineWarning
     from refine.export import render

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 __all__ = [
     "AtPeak",
     "best_omega",
+    "norms_where_optimal",
     "omega",
     "omega_at_best_peak",
     "omega_curve",
@@ -308,6 +309,41 @@ def optimal_rates(squared_norms: npt.ArrayLike) -> tuple[NDArray[np.float64], fl
     rho = v_all[:-1] / (2.0 * n[:-1])
     remaining = np.exp(-np.cumsum(np.log1p(rho))) / math.sqrt(v_all[0])
     return np.append(rho * remaining, remaining[-1]) if n.size > 1 else np.array([v**-0.5]), math.sqrt(v_all[0])
+
+
+def norms_where_optimal(multiplier: npt.ArrayLike) -> NDArray[np.float64]:
+    r"""Squared norms on which a schedule of n updates has the least Omega of all: `optimal_rates` inverted.
+
+    .. math:: R_k = \sum_{k < j \le n} h_j + (1 + \sqrt 2) h_n, \quad \rho_k = \frac{h_k}{R_k}, \quad
+              v_{n+1} = 1, \quad v_k = \frac{v_{k+1}}{1 + \rho_k / 2}, \quad
+              N_k = \frac{v_{k+1}}{\rho_k (2 + \rho_k)}
+
+    Parameters
+    ----------
+    multiplier : array_like, shape (n,)
+        Any schedule, > 0.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        The last is 1, and so is that of the virtual update after it: the virtual last entry ``(1 + sqrt 2) h_n`` is
+        what makes them equal, as `omega_at_best_peak` has them.
+
+    Notes
+    -----
+    O(n). In the limit of many updates ``N_k`` is proportional to ``sqrt(R_k) / h_k``: constant for linear decay.
+
+    Examples
+    --------
+    >>> norms = norms_where_optimal([0.5, 1.0, 0.5, 0.25])
+    >>> rates, _ = optimal_rates(np.append(norms, norms[-1]))
+    >>> (rates[:-1] / rates[1]).round(12).tolist()
+    [0.5, 1.0, 0.5, 0.25]
+    """
+    h = np.asarray(multiplier, dtype=np.float64)
+    rho = h / (np.append(_tail_sums(h)[1:], 0.0) + (1.0 + math.sqrt(2.0)) * h[-1])
+    after = np.exp(-np.append(_tail_sums(np.log1p(rho / 2.0))[1:], 0.0))
+    return np.asarray(after / (rho * (2.0 + rho)))
 
 
 def spending(

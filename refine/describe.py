@@ -193,7 +193,7 @@ def nearest(schedule: Schedule, families: Iterable[str] | None = None, *, since:
     schedule : Schedule
     families : iterable of str, optional
         Names from `refine.families.FAMILIES`, by default all that can be fitted (not multistep). A name may fix what
-        would be tried: ``wsd:shape=sqrt``.
+        would be tried or fitted: ``wsd:shape=sqrt,final_factor=0.1``.
     since : int
         Updates done (`updates_done`): only those after them count. The warmup is not fitted, but ends where the
         updates done first reach 99.9 % of their largest, and no cooldown starts before they last do.
@@ -262,10 +262,23 @@ def _tried(text: str) -> tuple[Family, list[dict[str, Any]]]:
     ]
     for item in filter(None, fixed.split(",")):
         key, _, value = item.partition("=")
-        combinations = [c for c in combinations if str(c.get(key)) == value]
+        if key in family.fit:
+            combinations = [{**c, key: x} for c in combinations for x in _within(value, *family.fit[key][:2])]
+        else:
+            combinations = [c for c in combinations if str(c.get(key)) == value]
     if not combinations:
-        tried = "; ".join(f"{key}={'|'.join(map(str, values))}" for key, values in family.choices.items())
+        tried = [f"{key}={'|'.join(map(str, values))}" for key, values in family.choices.items()]
+        tried += [f"{key} from {values[0]:g} to {values[1]:g}" for key, values in family.fit.items()]
         raise RefineError(
-            f"{printable(repr(text), limit=80)} fixes what is not tried; {title} tries {tried or 'nothing'}"
+            f"{printable(repr(text), limit=80)} fixes what is not tried; {title} tries {'; '.join(tried) or 'nothing'}"
         )
     return family, combinations
+
+
+def _within(text: str, low: float, high: float) -> list[float]:
+    """The number that a text is, or none if it is none within the bounds."""
+    try:
+        value = float(text)
+    except ValueError:
+        return []
+    return [value] if low <= value <= high else []

@@ -13,6 +13,7 @@ from scipy.optimize import approx_fprime, minimize, minimize_scalar
 from refine import constant, cosine, linear
 from refine.bound import (
     best_omega,
+    norms_where_optimal,
     omega,
     omega_at_best_peak,
     omega_curve,
@@ -235,3 +236,41 @@ def test_cosine_against_linear_equals_the_continuum():
     flat = np.ones(20_000)
     ratio = best_omega(cosine(20_000).multiplier, flat) / best_omega(linear(20_000).multiplier, flat)
     assert ratio == pytest.approx(expected, rel=1e-3)
+
+
+rates = st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=40)
+
+
+@given(rates)
+def test_every_schedule_is_the_exact_minimiser_on_its_norms(h):
+    norms = norms_where_optimal(h)
+    eta, least = optimal_rates(np.append(norms, norms[-1]))
+    assert_allclose(eta[:-1] / eta[0], np.array(h) / h[0], rtol=1e-12)
+    assert best_omega(h, norms) == pytest.approx(least, rel=1e-9)
+    assert_allclose(norms_where_optimal(3.0 * np.array(h)), norms, rtol=1e-12)
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1.0), st.floats(1e-3, 1.0)), min_size=2, max_size=40))
+def test_what_other_rates_cost_there_is_the_stated_sum(pairs):
+    """eta / 2 sum N_k R'_k (h'_k / R'_k - h_k / R_k)^2 + D^2 (S' - S)^2 / (2 eta S' S^2), of `nearest_settings`."""
+    h, other = np.array(pairs).T
+    norms, last = norms_where_optimal(h), (1 + math.sqrt(2)) * h[-1]
+    peak = omega_at_best_peak(h, norms).peak_lr
+
+    def value(rates):
+        return omega(peak * np.append(rates, last), np.append(norms, norms[-1]))
+
+    def to_come(rates):
+        return np.append(rates[::-1].cumsum()[-2::-1], 0.0) + last
+
+    left, others_left = to_come(h), to_come(other)
+    total, others_total = h.sum() + last, other.sum() + last
+    bent = norms * others_left * (other / others_left - h / left) ** 2
+    cost = peak / 2 * bent.sum() + (others_total - total) ** 2 / (2 * peak * others_total * total**2)
+    assert value(other) - value(h) == pytest.approx(cost, rel=1e-5, abs=1e-9 * value(other))
+
+
+def test_the_norms_of_linear_decay_are_constant():
+    norms = norms_where_optimal(np.arange(1000, 0, -1) / 1000)
+    assert_allclose(norms[:900], norms[0], rtol=0.01)
+    assert_allclose(norms_where_optimal(optimal_rates(np.ones(50))[0][:-1]), 1.0, rtol=1e-12)

@@ -179,13 +179,27 @@ def test_families_and_choices_can_be_named():
     assert nearest(schedule, []) == ()
 
 
+def test_a_name_may_fix_what_would_be_fitted():
+    schedule = from_name("wsd:0.3,final_factor=0.1,warmup_steps=20", 500)
+    free, high, short = nearest(
+        schedule, ["wsd:shape=linear", "wsd:shape=linear,final_factor=0.2", "wsd:cooldown_fraction=0.1"]
+    )
+    assert free.name == "wsd:cooldown_fraction=0.3,final_factor=0.1,warmup_steps=20"
+    assert high.parameters["final_factor"] == 0.2
+    assert 0.3 < high.parameters["cooldown_fraction"] < 0.35
+    assert short.schedule.provenance["cooldown_steps"] == 50
+
+
 @pytest.mark.parametrize(
     ("family", "message"),
     [
         ("wds", "'wds' is not a family that can be fitted; these are: constant, cosine, linear, d2z, wsd"),
         ("multistep", "'multistep' is not a family that can be fitted"),
         ("wsd:shape=bent", "'wsd:shape=bent' fixes what is not tried; wsd tries shape=linear|sqrt|cosine|exponential|"),
-        ("linear:final_factor=0.1", "fixes what is not tried; linear tries nothing"),
+        ("linear:warmup_steps=3", "fixes what is not tried; linear tries final_factor from 0 to 1"),
+        ("linear:final_factor=1.5", "fixes what is not tried; linear tries final_factor from 0 to 1"),
+        ("linear:final_factor=low", "fixes what is not tried; linear tries final_factor from 0 to 1"),
+        ("constant:shape=sqrt", "fixes what is not tried; constant tries nothing"),
     ],
 )
 def test_other_families_are_refused(family, message):

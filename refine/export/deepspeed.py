@@ -18,17 +18,20 @@ from .flags import Settings, nearest_settings, rounded
 
 __all__ = ["DEEPSPEED"]
 
-_FAMILIES = ("constant", "linear", "cosine")
+_FAMILIES = ("constant", "linear", "cosine", "wsd:shape=linear", "wsd:shape=cosine")
 
 
 def _translate(family: str, p: Mapping[str, Any], total_steps: int) -> Iterator[Settings]:
     """Settings with rates as fractions of the peak.
 
-    DeepSpeed holds update 0's rate once more, but for OneCycle, and its warmups are at least 2 updates.
+    DeepSpeed holds update 0's rate once more, but for OneCycle, and its warmups are at least 2 updates. None of its
+    schedules holds the peak behind a warmup. Without one, WarmupCosineLR from the peak to the peak does, and a OneCycle
+    upside down is a straight line (its way back up takes a thousand runs); with one, a logarithmic warmup up to the
+    cooldown is at 0.9 of the peak for the second half of it.
     """
     warmup, low = max(p["warmup_steps"] - 1, 0), rounded(p.get("final_factor", 0.0))
+    start = rounded(1.0 / p["warmup_steps"]) if warmup else 1.0
     if family == "constant":
-        start = rounded(1.0 / p["warmup_steps"]) if warmup else 1.0
         for steps in {max(warmup - n, 2) for n in (0, 1)}:
             yield {"type": "WarmupLR", "min": start, "warmup": steps}
     elif family == "linear":
@@ -37,11 +40,26 @@ def _translate(family: str, p: Mapping[str, Any], total_steps: int) -> Iterator[
                 yield {"type": "WarmupDecayLR", "min": low, "warmup": steps, "kind": kind, "total": total_steps - 1}
         for steps in {max(warmup + n, 1) for n in (0, 1)}:
             if steps <= total_steps:
-                yield {"type": "OneCycle", "min": low, "warmup": steps, "total": total_steps}
-    else:
-        start = rounded(1.0 / p["warmup_steps"]) if warmup else 1.0
+                yield {"type": "OneCycle", "min": low, "max": 1.0, "warmup": steps, "down": total_steps - steps}
+                if 0.0 < low < 1.0:  # cut off on its way to 0, so that it may start there
+                    down = rounded((total_steps - steps) / (1.0 - low))
+                    yield {"type": "OneCycle", "min": 0.0, "max": 1.0, "warmup": steps, "down": down}
+        if not warmup:
+            yield {"type": "OneCycle", "min": 1.0, "max": low, "warmup": total_steps, "down": 1000 * total_steps}
+    elif family == "cosine":
         for steps in {max(warmup - n, 2) for n in (0, 1)}:
-            yield {"type": "WarmupCosineLR", "min": low, "start": start, "warmup": steps, "total": total_steps}
+            yield _warmup_cosine(low, start, steps, "linear", total_steps)
+    elif p["cooldown_steps"]:
+        hold = total_steps - p["cooldown_steps"]
+        if p["shape"] != "linear":
+            yield _warmup_cosine(low, start, max(hold, 2), "log" if warmup else "linear", total_steps)
+        elif warmup:
+            steps = max(hold - 1, 2)
+            yield {"type": "WarmupDecayLR", "min": low, "warmup": steps, "kind": "log", "total": total_steps - 1}
+
+
+def _warmup_cosine(low: float, start: float, warmup: int, kind: str, total: int) -> Settings:
+    return {"type": "WarmupCosineLR", "min": low, "start": start, "warmup": warmup, "kind": kind, "total": total}
 
 
 def _rates(s: Settings, t: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -51,10 +69,10 @@ def _rates(s: Settings, t: NDArray[np.int64]) -> NDArray[np.float64]:
     has last batch t - 1.
     """
     low, warmup, last = s["min"], s["warmup"], t - 1
-    total = s.get("total", 0)
     if s["type"] == "OneCycle":
-        down = (total - t) / max(total - warmup, 1)
-        return np.asarray(low + (1.0 - low) * np.where(t <= warmup, t / warmup, down))
+        down = 1.0 - (t - warmup) / max(s["down"], 1)
+        return np.asarray(low + (s["max"] - low) * np.where(t <= warmup, t / warmup, down))
+    total = s.get("total", 0)
     rising = np.maximum(last, 0) / warmup
     if s.get("kind") == "log":
         rising = np.log(np.maximum(last, 0) + 1.0) / np.log(warmup)
@@ -72,11 +90,11 @@ def _rates(s: Settings, t: NDArray[np.int64]) -> NDArray[np.float64]:
 def _config(s: Settings, peak_lr: float) -> dict[str, Any]:
     low = rounded(peak_lr * s["min"])
     if s["type"] == "OneCycle":
-        cycle = {"cycle_first_step_size": s["warmup"], "cycle_second_step_size": s["total"] - s["warmup"]}
-        params = {"cycle_min_lr": low, "cycle_max_lr": peak_lr, **cycle, "cycle_momentum": False}
+        cycle = {"cycle_first_step_size": s["warmup"], "cycle_second_step_size": s["down"], "cycle_momentum": False}
+        params = {"cycle_min_lr": low, "cycle_max_lr": rounded(peak_lr * s["max"]), **cycle}
     elif s["type"] == "WarmupCosineLR":
         params = {"total_num_steps": s["total"], "warmup_min_ratio": s["start"], "warmup_num_steps": s["warmup"]}
-        params |= {"warmup_type": "linear", "cos_min_ratio": s["min"]}
+        params |= {"warmup_type": s["kind"], "cos_min_ratio": s["min"]}
     else:
         params = {"warmup_min_lr": low, "warmup_max_lr": peak_lr, "warmup_num_steps": s["warmup"]}
         params |= {"warmup_type": s.get("kind", "linear")}
@@ -95,8 +113,10 @@ def _render(schedule: Schedule, path: Path, peak_lr: float | None) -> Rendering:
         "the schedule itself: --to torch, and deepspeed.initialize(..., lr_scheduler=make_scheduler)",
     )
     stated = fit.stated("DeepSpeed")
+    fall = fit.settings["min"] > fit.settings.get("max", 1.0)
+    why = " This OneCycle only falls, from cycle_min_lr to cycle_max_lr: so it is a straight line." if fall else ""
     about = {
-        "about": f"Learning-rate schedule of refine {__version__}, {schedule.total_steps} updates: {stated}.",
+        "about": f"Learning-rate schedule of refine {__version__}, {schedule.total_steps} updates: {stated}.{why}",
         "provenance": dict(schedule.provenance),
     }
     text = json.dumps({"scheduler": _config(fit.settings, peak), "refine": about}, indent=1) + "\n"

@@ -88,7 +88,8 @@ def export(
     """Write a schedule as a file for a trainer: `TARGETS` lists them.
 
     Code and data hold the schedule itself (`Rendering.largest_error` is of its knots, within 1e-9 where they
-    fit 64 KB), flags the nearest one that the framework can express, with a `RefineWarning` from 5 % of the peak on.
+    fit 64 KB), flags the nearest one that the framework can express, by the bound on the last iterate, with a
+    `RefineWarning` from 5 % of the peak on, or 2 % at the last update.
 
     Parameters
     ----------

@@ -26,14 +26,14 @@ def _translate(family: str, p: Mapping[str, Any], total_steps: int) -> Iterator[
     """Warmup as ours, or one update shorter: torchtitan holds the peak once more before the decay."""
     for warmup in {max(p["warmup_steps"] - n, 0) for n in (0, 1)}:
         decay = {"constant": 0, "wsd": p.get("cooldown_steps")}.get(family, total_steps - warmup)
-        for shape in _SHAPES if family == "wsd" else ("cosine" if family == "cosine" else "linear",):
-            ratio = min(decay, total_steps - warmup) / total_steps
-            yield {
-                "warmup_steps": warmup,
-                "decay_ratio": float(f"{ratio:.12g}"),
-                "decay_type": shape,
-                "min_lr_factor": rounded(p.get("final_factor", 0.0)),
-            }
+        shape = "cosine" if family == "cosine" else p.get("shape", "linear")
+        ratio = min(decay, total_steps - warmup) / total_steps
+        yield {
+            "warmup_steps": warmup,
+            "decay_ratio": float(f"{ratio:.12g}"),
+            "decay_type": shape if shape in _SHAPES else "linear",
+            "min_lr_factor": rounded(p.get("final_factor", 0.0)),
+        }
 
 
 def _rates(s: Settings, t: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -63,7 +63,8 @@ class MemberFit:
 
     def member(self, family: Family, choice: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """Weighted squares and rounded parameters of the nearest member with this choice."""
-        fitted, known = dict(family.fit or {}), inspect.signature(family.curve).parameters
+        fitted = {k: v for k, v in (family.fit or {}).items() if k not in choice}
+        known = inspect.signature(family.curve).parameters
         if "cooldown_fraction" in fitted:
             left = 1.0 - self.plateau / self.total
             fitted["cooldown_fraction"] = tuple(left * x for x in fitted["cooldown_fraction"])
@@ -80,7 +81,7 @@ class MemberFit:
             grid = [tuple(self._warmups()), *grid]
         else:
             choice = {**choice, "warmup_steps": self.warmup}
-        durations = {k: _in_steps(k) for k in fitted if _in_steps(k) in known}
+        durations = {k: _in_steps(k) for k in family.fit or {} if _in_steps(k) in known}
         fixed = {k: p.default for k, p in family.parameters.items() if k in known and k not in durations.values()}
 
         def values(point: NDArray[np.float64]) -> dict[str, Any]:

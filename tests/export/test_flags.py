@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose
 from refine.cli.main import main
 
-from refine import RefineError, RefineWarning, Schedule, from_name, linear, read_norms, refined_schedule
+from refine import RefineError, RefineWarning, Schedule, cosine, from_name, linear, read_norms, refined_schedule
+from refine.bound import best_omega
 from refine.export import export, render
 
 PEAK = 3e-4
@@ -194,7 +195,7 @@ class TestStatedError:
     @pytest.mark.parametrize("total_steps", [50, 1000])
     def test_it_is_that_of_the_real_rates(self, framework, source, name, total_steps, monkeypatch, tmp_path):
         family = name.partition(":")[0]
-        members = {"megatron": (), "torchtitan": ("inverse_sqrt",), "deepspeed": ("inverse_sqrt", "wsd")}
+        members = {"megatron": (), "torchtitan": ("inverse_sqrt",), "deepspeed": ("inverse_sqrt",)}
         if family in members[framework]:
             pytest.skip(f"{framework} has no {family}")
         only(monkeypatch, name)
@@ -259,10 +260,146 @@ def test_the_nearest_of_several_is_taken(monkeypatch):
 
 
 def test_far_ones_are_warned_of(monkeypatch):
-    only(monkeypatch, "linear")
+    only(monkeypatch, "cosine")
     with pytest.warns(RefineWarning, match=r"DeepSpeed has no schedule near this one: .* up to 100 % of the peak"):
-        rendering = render(linear(1000), "deepspeed", peak_lr=PEAK)
-    assert rendering.largest_error == 1.0  # every DeepSpeed warmup begins with an update at its minimum
+        rendering = render(cosine(1000), "deepspeed", peak_lr=PEAK)
+    assert rendering.largest_error == 1.0  # DeepSpeed's cosine begins with an update at rate 0
+
+
+def used_by(framework, rendering, total_steps, tmp_path):
+    """Rates over the peak, by the framework's formula."""
+    text = text_of(rendering)
+    given = json.loads(text) if framework == "deepspeed" else bash_flags(text, tmp_path)
+    return np.array(list(BY_FORMULA[framework](given, total_steps))) / PEAK
+
+
+ENDS = [
+    *(
+        "polynomial:0.5",
+        "polynomial:2,final_factor=0.1",
+        "exponential:0.1",
+        "exponential:0.01",
+        "rex:0.2,final_factor=0.1",
+    ),
+    *(
+        "wsd:0.1,shape=square",
+        "wsd:0.3,shape=exponential,final_factor=0.1",
+        "wsd:0.3,final_factor=0.1",
+        "wsd:0.5,shape=sqrt",
+    ),
+    *(
+        "infinite",
+        "step:0.5",
+        "multistep",
+        "power:warmup_steps=50",
+        "uba:4",
+        "one_cycle",
+        "inverse_sqrt:100,warmup_steps=50",
+    ),
+    *("triangular", "warm_restarts:4"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::refine.RefineWarning")
+class TestTheLastIterate:
+    """Settings are chosen by the bound on it: what is near the end counts most."""
+
+    @pytest.mark.parametrize("name", [*ENDS, *(f"{n},warmup_steps=50" for n in ENDS[:9])])
+    def test_the_last_update_is_within_two_per_cent(self, framework, name, tmp_path):
+        schedule = from_name(name, 1000)
+        rendering = render(schedule, framework, peak_lr=PEAK)
+        assert abs(used_by(framework, rendering, 1000, tmp_path)[-1] - schedule.multiplier[-1]) <= 0.02
+        assert ", the last at" not in rendering.stated
+
+    @pytest.mark.parametrize("shape", ["linear", "sqrt", "cosine"])
+    @pytest.mark.parametrize("warmup", [0, 50])
+    @pytest.mark.parametrize("cooldown", [0.1, 0.3, 0.5])
+    def test_wsd_holds_and_cools_down_in_deepspeed(self, shape, warmup, cooldown, tmp_path):
+        """It became "constant" where the squares of all updates counted alike."""
+        schedule = from_name(f"wsd:{cooldown},shape={shape},warmup_steps={warmup}", 1000)
+        used = used_by("deepspeed", render(schedule, "deepspeed", peak_lr=PEAK), 1000, tmp_path)
+        middle = round(500 * (1 - cooldown))
+        assert used[middle] > (0.8 if warmup else 0.99)
+        assert used[-1] < 0.02
+        flat = np.ones(1000)
+        assert 0.95 < best_omega(used, flat) / best_omega(schedule.multiplier, flat) < 1.05
+        if shape == "cosine" and not warmup:
+            assert_allclose(used[1:], schedule.multiplier[1:], rtol=0, atol=1e-8)
+
+    @pytest.mark.parametrize("total_steps", [1, 2, 50, 1000])
+    @pytest.mark.parametrize("name", ["constant", "linear", "linear:final_factor=0.1"])
+    def test_constant_and_straight_lines_are_exact(self, framework, name, total_steps, tmp_path):
+        schedule = from_name(name, total_steps)
+        rendering = render(schedule, framework, peak_lr=PEAK)
+        assert_allclose(used_by(framework, rendering, total_steps, tmp_path), schedule.multiplier, rtol=0, atol=1e-8)
+
+    @pytest.mark.parametrize("total_steps", [50, 1000])
+    @pytest.mark.parametrize("warmup", [0, 10])
+    @pytest.mark.parametrize("end", ["", ",final_factor=0.1"])
+    @pytest.mark.parametrize("name", ["cosine:", *(f"wsd:0.3,shape={s}," for s in ("linear", "sqrt", "cosine"))])
+    def test_what_they_have_is_exact(self, name, end, warmup, total_steps, tmp_path):
+        schedule = from_name(f"{name}warmup_steps={warmup}{end}", total_steps)
+        both = ("megatron", "torchtitan")  # which holds the peak of a warmup once more
+        for framework in both[:1] if warmup and name == "cosine:" else both:
+            assert render(schedule, framework, peak_lr=PEAK).largest_error < 1e-8
+
+    def test_a_straight_line_of_deepspeed_stays_down(self, tmp_path):
+        """Its OneCycle is upside down, and would go up again after the last update."""
+        rendering = render(linear(100), "deepspeed", peak_lr=PEAK)
+        assert used_by("deepspeed", rendering, 200, tmp_path)[100:].max() < 0.01
+        assert json.loads(text_of(rendering))["refine"]["about"].endswith("it is a straight line.")
+
+    def test_a_straight_line_after_a_warmup_starts_low_in_deepspeed(self, tmp_path):
+        schedule = from_name("linear:final_factor=0.1,warmup_steps=50", 1000)
+        used = used_by("deepspeed", render(schedule, "deepspeed", peak_lr=PEAK), 1000, tmp_path)
+        assert_allclose(used, schedule.multiplier, rtol=0, atol=0.02 + 1e-8)  # a rise from 0 to 1, not from 1 / 50
+
+    @pytest.mark.parametrize(
+        "name", ["polynomial:0.5", "polynomial:2", "rex:0.2", "wsd:0.3", "wsd:0.3,shape=square", "step"]
+    )
+    def test_the_member_that_is_named_is_what_the_settings_express(self, framework, name, tmp_path):
+        """But for update 0 of a cosine in DeepSpeed, and Megatron's exponential, which is no exponential."""
+        rendering = render(from_name(name, 1000), framework, peak_lr=PEAK)
+        member = from_name(rendering.stated.partition("near ")[2].partition(";")[0], 1000).multiplier
+        used = used_by(framework, rendering, 1000, tmp_path)
+        assert_allclose(used[1:], member[1:], rtol=0, atol=0.09 if "exponential" in text_of(rendering) else 0.01)
+
+    def test_an_error_near_the_end_weighs_more(self, monkeypatch):
+        """Held for a tenth at the start, or ended at 1.5 % of the peak: the sums of squares are 33 and 0.75."""
+        only(monkeypatch, "linear:final_factor=0.015", "wsd:0.9")
+        assert render(linear(10_000), "torchtitan").stated.startswith("near wsd:0.9; ")
+
+    def test_a_warmup_is_kept(self, monkeypatch):
+        only(monkeypatch, "wsd:0.3", "wsd:0.34,warmup_steps=50")
+        schedule = from_name("wsd:0.3,warmup_steps=50", 1000)
+        assert render(schedule, "megatron", peak_lr=PEAK).stated.startswith("near wsd:0.34,warmup_steps=50; ")
+
+    def test_a_first_update_at_zero_is_not_all_that_counts(self, monkeypatch):
+        only(monkeypatch, "linear:warmup_steps=50", "cosine")
+        h = np.where(np.arange(1000) == 0, 0.0, cosine(1000).multiplier)
+        with pytest.warns(RefineWarning, match=r"up to 100 % of the peak away \(update 0\)"):
+            assert render(Schedule.from_rates(h), "torchtitan").stated.startswith("near cosine; ")
+
+    def test_rates_of_zero_at_the_end(self, framework, tmp_path):
+        """As other libraries end: 1 - t / (T - 1)."""
+        schedule = Schedule(np.linspace(1.0, 0.0, 1000))
+        rendering = render(schedule, framework, peak_lr=PEAK)
+        assert rendering.largest_error < 0.002
+        assert rendering.stated.startswith("near linear; ")
+
+    def test_a_last_update_that_none_reaches_is_told(self, monkeypatch):
+        only(monkeypatch, "constant", "linear:final_factor=0.7")
+        with pytest.warns(RefineWarning) as caught:
+            rendering = render(from_name("linear:final_factor=0.64", 1000), "torchtitan")
+        assert "(update 999), the last at 70 % of the peak and not at 64 %; it takes no other" in str(caught[0].message)
+        assert "(farthest at update 999), the last at 70 % of the peak and not at 64 %, R^2 " in rendering.stated
+
+    def test_so_it_is_where_the_largest_error_is_small(self, monkeypatch):
+        only(monkeypatch, "linear:final_factor=0.13")
+        with pytest.warns(
+            RefineWarning, match=r"up to 3 % of the peak away \(update 999\), the last at 13.1 % .* 10.1 %"
+        ):
+            render(from_name("linear:final_factor=0.1", 1000), "torchtitan")
 
 
 def test_none_is_an_error(monkeypatch):
@@ -290,7 +427,7 @@ class TestContinued:
         assert rendering.r2 == pytest.approx(1 - np.sum(difference**2) / np.sum((rest - rest.mean()) ** 2), abs=1e-6)
         assert "; over the updates after 3,000 the rates of " in rendering.stated
         assert f"(farthest at update {3000 + int(difference.argmax()):,})" in rendering.stated
-        if framework != "deepspeed":  # which has no plateau
+        if framework != "deepspeed":  # which has no plateau behind a warmup
             assert rendering.largest_error < 0.01
 
     def test_megatron_cools_down_from_there_and_ignores_the_old_scheduler(self, tmp_path):
@@ -384,15 +521,15 @@ class TestFiles:
 
     def test_the_command_says_the_error_and_warns(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
-        only(monkeypatch, "linear")
-        arguments = ["export", "linear", "--total-steps", "100", "--to", "deepspeed", "--peak-lr", "3e-4"]
+        only(monkeypatch, "cosine")
+        arguments = ["export", "cosine", "--total-steps", "100", "--to", "deepspeed", "--peak-lr", "3e-4"]
         done = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert done.exit_code == 0
         assert done.stderr.startswith("Warning: DeepSpeed has no schedule near this one: ")
         assert "--to torch, and deepspeed.initialize(..., lr_scheduler=make_scheduler)" in done.stderr
         assert all(len(line) <= 115 for line in (done.stdout + done.stderr).splitlines())
         told = " ".join(done.stdout.split())
-        assert "wrote refined_deepspeed.json: near linear; the rates of DeepSpeed will be within 100 %" in told
+        assert "wrote refined_deepspeed.json: near cosine; the rates of DeepSpeed will be within 100 %" in told
 
 
 @pytest.mark.filterwarnings("ignore")
