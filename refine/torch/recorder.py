@@ -202,7 +202,8 @@ class GradNormRecorder:
         if before is None:
             file.close()
             self._file = None
-            _warn(f"cannot write {printable(file.path)}: it is damaged, its header names no optimizer", stacklevel=4)
+            lack = "its header names no optimizer: the file is damaged; move it away, or name another one"
+            _warn(f"cannot write {printable(file.path)}: {lack}", stacklevel=4)
             return
         if before != mine:
             file.close()
