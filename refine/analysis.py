@@ -16,9 +16,11 @@ from .diagnostics import check, near_separable
 from .digits import on_grid
 from .errors import RefineError
 from .families import cosine, linear, with_warmup
+from .files import printable
 from .health import check_values, examine
 from .norms import GradientNorms
 from .prior import Prior, read_prior
+from .readers.settings import optimizer_name
 from .refinement import OptimizerFamily, inverse_squared_norms, refined_multiplier, unimodal_multiplier
 from .result import Measures, Refinement
 from .schedule import Schedule, check_count
@@ -309,7 +311,9 @@ def _assumptions(
 ) -> tuple[str, ...]:
     found = []
     if family_source == "assumed":
-        found.append("optimizer adam (--optimizer)")
+        name = optimizer_name(norms.source.settings)
+        unknown = "" if name is None else f" for {printable(name, limit=60)} from the log, whose family is not known"
+        found.append(f"optimizer adam{unknown} (--optimizer)")
     if not norms.source.kind_known:
         found.append(f"{norms.kind} norm (--norm-kind)")
     if family == "adam" and norms.kind == "l2":

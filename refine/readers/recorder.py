@@ -4,12 +4,13 @@ The first line is a header object, in a CSV behind ``# ``; then a row an update,
 finite is null (CSV: empty). ``grad_norm_l2`` is taken before clipping where the header says so; the rate in a row is
 the one used in its step. ``resumed`` marks the first row after a resume at its step: every earlier row from that step
 on is of updates that were undone. ``skipped`` marks an update that a GradScaler skipped. A last line that was cut is
-left out, so that the log of a run that goes on can be read.
+left out, so that the log of a run that goes on can be read. Rows of calls that were no updates are told (`_misplaced`).
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -26,12 +27,15 @@ from ..norms import Travel
 from ..recorded import CLIP, TRAVEL
 from . import json_text
 from .base import Column, Facts, Format, ReadOptions, Records, planned
-from .columns import lr_scale
+from .columns import family, lr_scale
 from .gather import Rows, number
 from .opening import Log
-from .settings import pick
+from .settings import optimizer_name, pick
 
 __all__ = ["FORMAT", "as_clipped", "travelled"]
+
+_CLEARLY = 1.1
+"""A coefficient above this is no rounding."""
 
 
 def _header(log: Log) -> dict[str, Any] | None:
@@ -68,6 +72,7 @@ def _read(log: Log, options: ReadOptions) -> Records:
             settings=pick({**settings, "grad_clip": settings.get("clip"), "optimizer": header.get("optimizer")}),
         )
     )
+    records = replace(records, notes=(*records.notes, *_misplaced(run, records)))
     if not records.rows:
         lost = ", ".join(f"{count} {reason}" for reason, count in records.dropped.items())
         raise RefineError(
@@ -84,6 +89,7 @@ class _Run:
     rows: Rows
     marks: list[tuple[int, float]] = field(default_factory=list)
     skipped: int = 0
+    finite: int = 0  # of the skipped ones
     unreadable: int = 0
     last_bad: bool = False
 
@@ -98,6 +104,8 @@ class _Run:
             self.marks.append((self.rows.count, step))
         if number(row.get("skipped")):
             self.skipped += 1
+            norm = number(row.get("grad_norm_l2"))
+            self.finite += norm is not None and math.isfinite(norm)
         else:
             self.rows.add({name: value for name, value in row.items() if name not in ("skipped", "resumed")})
 
@@ -135,6 +143,29 @@ class _Run:
             back_to[row] = min(back_to[row], step)
         undone: NDArray[np.bool_] = steps >= np.minimum.accumulate(back_to[::-1])[::-1][1:]
         return undone
+
+
+def _misplaced(run: _Run, records: Records) -> Iterator[str]:
+    """What tells that the rows are not one an update, or not of the gradient that the step saw."""
+    steps, logged = _column("step", records), _column(CLIP, records)
+    last = int(np.nanmax(steps.values, initial=0.0)) if steps is not None else 0
+    planned_steps, skipped = records.planned_steps or last, run.skipped - run.finite
+    signs = []
+    if last - skipped > planned_steps and not run.marks:  # a run that is resumed may be prolonged
+        signs.append(f"{last:,} rows are more than the {planned_steps:,} planned updates")
+    if run.finite > 1:  # one may be where the run was cut
+        signs.append(f"{run.finite:,} finite gradients are marked as skipped, which a GradScaler never skips")
+    if signs:
+        yield (
+            f"{'; '.join(signs)}: record() was called more than once per update, as after every micro-batch; call it "
+            "after the last one, and say the updates of the next run with --total-steps"
+        )
+    grown = 0 if logged is None else np.count_nonzero(logged.values > _CLEARLY)
+    if grown > 2 and family(optimizer_name(records.settings) or ""):
+        yield (
+            f"{grown:,} gradients were larger in the step than record() saw them ({CLIP} above 1): record() was called "
+            "after optimizer.step() or before the last backward(); call it between them"
+        )
 
 
 def _json_rows(log: Log) -> Iterator[dict[str, Any] | None]:

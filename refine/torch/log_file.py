@@ -30,6 +30,9 @@ except ImportError:  # Windows: two writers are not told apart
 
 __all__ = ["LogFile"]
 
+_LONGEST = 2**24
+"""Bytes of a header, or of the names in a CSV."""
+
 _OPEN: weakref.WeakSet[LogFile] = weakref.WeakSet()
 
 
@@ -51,7 +54,7 @@ class LogFile:
     RefineError
         Another suffix, a file with rows where ``append`` is False, a file of another format, a second writer.
     OSError
-        The place cannot be written.
+        The place cannot be written, or holds a log that is damaged: it is left as it is.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool) -> None:
@@ -71,8 +74,7 @@ class LogFile:
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
-            if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                self._take_up(append)
+            self._take_up(append)
         except BaseException:
             self.close()
             raise
@@ -144,35 +146,66 @@ class LogFile:
             return
 
     def _take_up(self, append: bool) -> None:
-        """Look at what the file holds; take away a last line that was cut."""
-        name = printable(self.path)
-        with open(self.path, "rb") as stream:
-            head, columns = stream.readline(), stream.readline()
-            size = stream.seek(0, os.SEEK_END)
+        """Look at what the file holds; take away a last line that was cut. Into a damaged file nothing is written."""
+        name, kind = printable(self.path), os.fstat(self._descriptor).st_mode
+        if stat.S_ISFIFO(kind):
+            raise OSError(errno.ESPIPE, "it is a pipe, and a full one would hold up the run; name a file")
+        if not stat.S_ISREG(kind):
+            return
+        with open(self._descriptor, "rb", closefd=False) as stream:
+            head = stream.readline(_LONGEST)
+            columns = stream.readline(_LONGEST) if self._is_csv else b"\n"
             # A CSV has begun with its names.
-            end = _end_of_lines(stream) if columns.endswith(b"\n") or not self._is_csv else 0
+            end = _end_of_lines(stream) if head.endswith(b"\n") and columns.endswith(b"\n") else 0
         begin = f'{"# " if self._is_csv else ""}{{"format": "{FORMAT}"'.encode()
-        if not head.startswith(begin[: len(head)] if end == 0 else begin):
+        # Where the power failed, a file may be of its full size and hold zeros.
+        if not head.startswith((begin[: len(head)] if end == 0 else begin, b"\0")):
             raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
+        if b"\0" in head + columns or _LONGEST in (len(head), len(columns)):
+            raise _damaged("its first lines are no text, or have no end")
         if end > 0:
-            try:
-                self.header = json.loads(head.removeprefix(b"# "))
-                version = self.header["format_version"]
-            except (ValueError, KeyError):
-                version = None
+            self.header = _header(head.removeprefix(b"# "))
+            version = self.header["format_version"]
             if version != FORMAT_VERSION:
                 raise RefineError(
-                    f"{name} has format version {printable(version)} and this refine writes {FORMAT_VERSION}; "
-                    "name another file"
+                    f"{name} has format version {version} and this refine writes {FORMAT_VERSION}; name another file"
                 )
             if not append:
                 raise RefineError(
                     f"{name} holds the log of a run; say step=N, the updates that this one has done already, to go on "
                     "with it (step=0 supersedes it), or name another file"
                 )
-            self.names = next(csv.reader([columns.decode()])) if self._is_csv else []
-        if end < size:
+            self.names = _names(columns) if self._is_csv else []
+        if end < os.fstat(self._descriptor).st_size:
             os.ftruncate(self._descriptor, end)
+
+
+def _damaged(what: str) -> OSError:
+    return OSError(errno.EINVAL, f"{what}: the file is damaged; move it away, or name another one")
+
+
+def _header(line: bytes) -> dict[str, Any]:
+    """The header object."""
+    try:
+        header = json.loads(line)
+        known = type(header["format_version"]) is int and isinstance(header.get("optimizer", ""), str)
+    except (ValueError, KeyError, RecursionError):
+        known = False
+    if not known:
+        raise _damaged("its first line cannot be read as the header of a log")
+    return dict(header)
+
+
+def _names(line: bytes) -> list[str]:
+    """The names in a CSV, which a row has to fit."""
+    try:
+        text = line.decode().rstrip("\r\n")
+        names = next(csv.reader([text]), [])
+    except (UnicodeDecodeError, csv.Error):
+        names = []
+    if "step" not in names or len(set(names)) < len(names) or _csv_line(names) != text:
+        raise _damaged("its second line cannot be read as the names of columns")
+    return names
 
 
 def _end_of_lines(stream: io.BufferedReader) -> int:

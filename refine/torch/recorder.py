@@ -12,7 +12,6 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from ..schedule import check_count
 from .hooks import capturing, innermost
 from .log_file import LogFile
 from .meter import Meter, OwnNorm
+from .placement import Placement
 from .ring import Ring
 from .sharding import all_reduce, local, processes, rank
 from .sums import Sum
@@ -38,6 +38,15 @@ __all__ = ["GradNormRecorder"]
 _SECONDS = 10.0
 _SETTINGS = ("momentum", "dampening", "nesterov", "eps", "weight_decay", "amsgrad", "maximize")
 _ROUNDING = 1e-5
+_REPLACED = "replaced"
+"""Column of the ring, after the sums: the sum of what was measured in calls that a later one replaces."""
+
+_AGAIN = (
+    "record() was called twice between two steps of the optimizer: the last call counts; call it once per update, "
+    "after the last backward()"
+)
+_MOST_CALLS = 512
+"""Rows without a step of the optimizer; after more its steps run no hooks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +59,7 @@ class _Row:
     measured: set[str] = field(default_factory=set)
     stepped: bool = False
     cut: bool = False
+    replaced: bool = False
     resumed: bool = False
 
 
@@ -96,7 +106,9 @@ class GradNormRecorder:
     Raises
     ------
     RefineError
-        Arguments that cannot be meant, the log of another run, a second writer. A path that cannot be written warns.
+        Arguments that cannot be meant, another suffix, a file that is no log of a recorder, the log of another run, a
+        second writer. A path that cannot be written warns, and so does a log whose first lines are damaged: nothing is
+        recorded, and the file is left as it is.
 
     Notes
     -----
@@ -168,6 +180,7 @@ class GradNormRecorder:
         self._told: set[str] = set()
         self._lost = False  # what is sent together with other processes failed
         self._clipping = "pre"
+        self._placement = Placement(rewritten=not type(optimizer).__module__.startswith("torch."))
         self._flushed = time.monotonic()
         self._file: LogFile | None = None
         if rank() == 0 and not _imported_by_worker():
@@ -175,6 +188,9 @@ class GradNormRecorder:
                 self._file = LogFile(path, append=step is not None)
             except OSError as error:
                 _warn(f"cannot write {printable(path)}: {error.strerror}", stacklevel=3)
+        inner = getattr(optimizer, "optim", None)  # of ZeRO, which has no state of its own
+        self._inner = inner if isinstance(inner, Optimizer) else optimizer
+        self._no_state = own_norm == "state" and self._inner is not optimizer and "eps" in self._inner.defaults
         if self._file is not None and self._file.header:
             self._check_resumed(self._file)
         self._hooks = [optimizer.register_step_post_hook(self._after_step)]
@@ -183,7 +199,13 @@ class GradNormRecorder:
 
     def _check_resumed(self, file: LogFile) -> None:
         """Look whether the log is one of the same run."""
-        before, mine = file.header.get("optimizer"), type(self._optimizer).__name__
+        before, mine = file.header.get("optimizer"), type(self._inner).__name__
+        if before is None:
+            file.close()
+            self._file = None
+            lack = "its header names no optimizer: the file is damaged; move it away, or name another one"
+            _warn(f"cannot write {printable(file.path)}: {lack}", stacklevel=4)
+            return
         if before != mine:
             file.close()
             raise RefineError(
@@ -217,7 +239,7 @@ class GradNormRecorder:
         Parameters
         ----------
         loss : Tensor or float, optional
-            Of this update, one number. A tensor stays where it is.
+            Of this update, one number. A tensor stays where it is. Anything else is left out, with a warning.
         """
         if len(self._hooks) > 1:
             raise RefineError("this recorder is attached to its optimizer and records by itself; call attach or record")
@@ -268,32 +290,31 @@ class GradNormRecorder:
         """Begin the row of an update."""
         if self._closed or self._lost or capturing():
             return
-        # Without a scaler every update is a step: a second call before it replaces the first.
-        again = self._open if self._sees_steps and not self._scaled else None
+        # Unless a scaler skips it, every update is a step: a second call before it replaces the first.
+        again = self._open if self._sees_steps and not self._may_skip else None
         self._step += again is None
         try:
             self._plan()
-            if not self._split and (self._file is None or self._broken):
-                return
-            slow = self._rows and not self._split and _since(self._flushed) > _SECONDS
-            if again is None and (slow or len(self._rows) >= self._half):
-                self._send()
-            self._write(wait=False)
+            if not self._idle:
+                slow = self._rows and not self._split and _since(self._flushed) > _SECONDS
+                if again is None and (slow or self._place >= self._half):
+                    self._send()
+                self._write(wait=False)
         except Exception as error:
             self._fail(error)
         # In every process and whatever went wrong, so that all of them send together.
-        row = again or _Row(self._step, len(self._rows), resumed=self._resumed)
+        row = self._open = again or _Row(self._step, self._place, resumed=self._resumed)
+        if self._idle:
+            return
         if again is None:
             self._rows.append(row)
-        else:
-            self._tell(
-                "record() was called twice between two steps of the optimizer: the last call counts; call it once per "
-                "update, after the last backward()"
-            )
         self._resumed = False
-        self._open = row
 
         def measure() -> None:
+            if again is not None:
+                row.known.clear()
+                row.measured.clear()
+                self._replace(slice(row.place, row.place + 1), row)
             due = self._every is not None and (self._step - self._started_at - 1) % self._every == 0
             self._note(row, loss)
             found = self._meter.before_step(self._putter(row), sample=due and self._started_at == 0)
@@ -307,13 +328,56 @@ class GradNormRecorder:
         if capturing():
             self._sees_steps, self._captured = False, True  # its replays run no hook
             return
-        self._sees_steps = not self._captured
         row, self._open = self._open, None
+        first = not (self._sees_steps or self._captured or self._may_skip)
+        if first and row is not None and self._step - self._started_at > _MOST_CALLS:
+            self._captured = True
+        self._sees_steps = not self._captured
         if row is None or self._closed:
             return
         row.stepped = True
-        after = partial(self._meter.after_step, self._putter(row), clipped=self._clipping == "pre")
-        self._measure(row, after)
+        earlier = self._join(row) if first and self._sees_steps else 0
+        if self._idle:
+            return
+
+        def measure() -> None:
+            if earlier:
+                self._replace(slice(earlier), row)
+            self._meter.after_step(self._putter(row), clipped=self._clipping == "pre")
+
+        self._measure(row, measure)
+
+    def _join(self, row: _Row) -> int:
+        """Make one row of the first update of all calls before its step; returns how many are replaced in the ring."""
+        if row.step == self._started_at + 1:
+            return 0
+        earlier = self._rows[:-1]
+        # A row that was sent already is taken back as a resumed run takes back the updates that it does again.
+        row.resumed = earlier[0].resumed if earlier and earlier[0].step == self._started_at + 1 else True
+        row.step = self._step = self._started_at + 1
+        self._rows = self._rows[-1:]
+        return len(earlier)
+
+    def _replace(self, rows: slice, by: _Row) -> None:
+        """Let the last of several calls count."""
+        by.replaced = True
+        if self._ring is not None:
+            self._ring.replace(rows, by.place, self._columns[_REPLACED])
+
+    @property
+    def _idle(self) -> bool:
+        """Whether there is nothing to write to, nor another process that waits for this one."""
+        return not self._split and (self._file is None or self._broken)
+
+    @property
+    def _place(self) -> int:
+        """Of the next row in the half buffer."""
+        return self._rows[-1].place + 1 if self._rows else 0
+
+    @property
+    def _may_skip(self) -> bool:
+        """Whether an update may make no step: not of a fused optimizer, which the scaler calls all the same."""
+        return self._scaled and not getattr(self._optimizer, "_step_supports_amp_scaling", False)
 
     def _measure(self, row: _Row, work: Callable[[], None]) -> None:
         """Measure; where that fails leave nothing of the row, nor of its sum over processes."""
@@ -340,25 +404,40 @@ class GradNormRecorder:
             self._send()
             self._write(wait=True)
         self._parts, self._split = parts, self._meter.find_split()
-        sums = self._meter.sums
+        sums = self._sums
         columns = [*sums, "loss", *(f"lr{part}" for part in parts)]
         self._columns = {name: i for i, name in enumerate(columns)}
         if self._split or self._file is not None:
             self._ring = Ring(self._half, len(columns), len(sums) if self._split else 0, self._meter.device)
 
+    @property
+    def _sums(self) -> list[str]:
+        """Columns of the ring that are added up over processes."""
+        return [*self._meter.sums, _REPLACED]
+
     def _note(self, row: _Row, loss: Tensor | float | None) -> None:
         """Loss and learning rates: on the host where they are there, else with the sums."""
-        loss = local(loss) if isinstance(loss, Tensor) else loss
-        if isinstance(loss, Tensor) and loss.numel() != 1:
-            raise RefineError(f"loss has the shape {tuple(loss.shape)}; it must be one number")
-        values = {"loss": loss}
         for part, group in zip(self._parts, self._optimizer.param_groups, strict=False):
-            values[f"lr{part}"] = group["lr"]
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.device.type != "cpu":
-                self._putter(row)(name, value.reshape(()))
-            elif value is not None:
-                row.known[name] = float(value)
+            self._note_one(row, f"lr{part}", group["lr"])
+        try:
+            if loss is not None:
+                self._note_one(row, "loss", local(loss))
+        except Exception:
+            shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            self._tell(
+                f"a loss of type {printable(type(loss).__name__)}{shape} is not recorded; give one real number, "
+                "such as its mean"
+            )
+
+    def _note_one(self, row: _Row, name: str, value: Any) -> None:
+        is_tensor = isinstance(value, Tensor)
+        odd = value.numel() != 1 or value.is_complex() if is_tensor else np.iscomplexobj(value)
+        if odd or isinstance(value, (str, bytes)):
+            raise RefineError(f"{name} must be one number")
+        if is_tensor and value.device.type != "cpu":
+            self._putter(row)(name, value.reshape(()))
+        else:
+            row.known[name] = float(value)
 
     def _putter(self, row: _Row) -> Callable[[str, Sum], None]:
         ring, columns = self._ring, self._columns
@@ -381,7 +460,7 @@ class GradNormRecorder:
                 self._ring.send()
                 self._sent = rows
             elif self._split:  # it could not be made here; the others wait for this one all the same
-                all_reduce(torch.full((self._half, len(self._meter.sums)), math.nan, device=self._meter.device))
+                all_reduce(torch.full((self._half, len(self._sums)), math.nan, device=self._meter.device))
         except Exception:
             self._lost = True
             raise
@@ -403,6 +482,7 @@ class GradNormRecorder:
                 _warn(f"cannot write {printable(self._file.path)}: {error.strerror}")
                 self._file.close()
                 self._file = None
+        self._tell(self._placement.clipped())
 
     def _line(self, row: _Row, values: NDArray[np.float64]) -> dict[str, float]:
         """A row of the log; nan where there is nothing."""
@@ -421,7 +501,18 @@ class GradNormRecorder:
         self._check_scale(factor)
         # A fused step is called by the scaler even where it does nothing.
         seen = self._sees_steps and not getattr(self._optimizer, "_step_supports_amp_scaling", False)
-        skipped = not (row.stepped or row.cut) if seen else self._scaled and not math.isfinite(whole)
+        finite = math.isfinite(whole)
+        skipped = not (row.stepped or (row.cut and finite)) if seen else self._scaled and not finite
+        # What is not finite is skipped, by a scaler or by the loop itself.
+        if (skipped and finite) or (row.replaced and math.isfinite(found(_REPLACED))):
+            self._tell(_AGAIN)
+        if self._no_state and row.stepped and not any(own.values()):
+            self._tell(
+                f"{type(self._optimizer).__name__} has in each process the state of some parameters only: the own norm "
+                f'of {type(self._inner).__name__} is not recorded; own_norm="direction" measures it'
+            )
+        if self._clipping == "pre" and any(f"l1{p}" in row.measured for p in self._parts):
+            self._tell(self._placement.compare(whole, after if row.stepped else math.nan))
         line = {
             "step": row.step,
             "grad_norm_l1": sum(l1.values()),
@@ -454,8 +545,8 @@ class GradNormRecorder:
             )
 
     def _tell(self, text: str) -> None:
-        """Warn once of each thing."""
-        if text not in self._told:
+        """Warn once of each thing; of nothing where the text is empty."""
+        if text and text not in self._told:
             self._told.add(text)
             warnings.warn(text, RefineWarning, stacklevel=2)
 
@@ -468,7 +559,7 @@ class GradNormRecorder:
             settings |= {f"beta{i}": float(beta) for i, beta in enumerate(betas, 1)}
         return {
             "generator": f"refine {__version__}",
-            "optimizer": type(self._optimizer).__name__,
+            "optimizer": type(self._inner).__name__,
             "clipping": self._clipping,
             "planned_steps": self._planned,
             "processes": processes(),
@@ -487,6 +578,8 @@ class GradNormRecorder:
         """End the recording; without ``complete`` nothing that other processes would have to join in."""
         if self._closed:
             return
+        if self._open is not None:
+            self._open.cut = True
         try:
             if self._file is None or not self._file.inherited:  # else the rows are copies of a parent's
                 if complete or not self._split:

@@ -47,6 +47,13 @@ class Ring:
         """Take back what was put into a row."""
         self._halves[self._half, row].fill_(float("nan"))
 
+    def replace(self, rows: slice, by: int, column: int) -> None:
+        """Take back what was put into rows; its sum goes into a column of row ``by``, finite where all of it was."""
+        half = self._halves[self._half]
+        total = half[rows, : column + 1].sum()
+        half[rows].zero_()
+        half[by, column].add_(total)
+
     def send(self) -> None:
         """Start to copy the half that is full, and go on with the other one."""
         full = self._halves[self._half]

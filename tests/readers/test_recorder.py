@@ -10,7 +10,7 @@ from csv import writer
 import numpy as np
 import pytest
 
-from refine import RefineError, read_norms
+from refine import RefineError, fit, read_norms
 from refine.export.tidy import tidy_csv
 from refine.health import inspect
 from refine.readers import ReadOptions, read_groups
@@ -354,3 +354,48 @@ def test_large_logs_are_read_in_one_pass(make_log, text):
     norms = read_norms(make_log(text(logged, HEADER | {"planned_steps": None})))
     assert (norms.steps.size, norms.total_steps) == (5000, 5000)
     assert math.isclose(norms.values[-1], logged[-1]["grad_norm_dual"])
+
+
+class TestRowsThatAreNoUpdates:
+    """Logs of a loop that calls ``record()`` after every micro-batch, or after the step."""
+
+    def marked(self, last, every=4, **more):
+        return [row(t, **({"skipped": 1} if t % every else {}), **more) for t in range(1, last + 1)]
+
+    def told(self, make_log, text):
+        return [note for note in fit(read_norms(make_log(text))).notes if "record()" in note]
+
+    def test_more_rows_than_planned_and_finite_gradients_that_are_skipped(self, make_log, text):
+        (note,) = self.told(make_log, text(self.marked(160)))
+        assert note == (
+            "160 rows are more than the 40 planned updates; 120 finite gradients are marked as skipped, which a "
+            "GradScaler never skips: record() was called more than once per update, as after every micro-batch; call "
+            "it after the last one, and say the updates of the next run with --total-steps"
+        )
+
+    def test_each_by_itself(self, make_log, text):
+        (note,) = self.told(make_log, text(rows(160)))
+        assert note.startswith("160 rows are more than the 40 planned updates: record() was")
+        (note,) = self.told(make_log, text(self.marked(160), HEADER | {"planned_steps": None}))
+        assert note.startswith("120 finite gradients are marked as skipped, which a GradScaler never skips: record()")
+
+    def test_what_a_scaler_skipped_and_a_prolonged_run_are_no_such(self, make_log, text):
+        skipped = {"skipped": 1, "grad_norm_l1": None, "grad_norm_l2": None, "grad_norm_dual": None}
+        logged = [row(t, **(skipped if t in (41, 42, 43) else {"skipped": None})) for t in range(1, 44)]
+        assert self.told(make_log, text(logged)) == []
+        assert self.told(make_log, text([*rows(40), *(row(t, resumed=int(t == 41)) for t in range(41, 81))])) == []
+
+    def test_gradients_that_are_larger_in_the_step(self, make_log, text):
+        logged = [row(t, clip_coefficient=1.5 if t % 2 else 0.7) for t in range(1, 41)]
+        (note,) = self.told(make_log, text(logged))
+        assert note.startswith("20 gradients were larger in the step than record() saw them (clip_coefficient above 1)")
+        assert self.told(make_log, text([row(t, clip_coefficient=1.0) for t in range(1, 41)])) == []
+        assert self.told(make_log, text(logged, HEADER | {"optimizer": "Muon"})) == []  # it may rewrite its gradients
+
+
+@pytest.mark.parametrize("name", ["Muon", "Prodigy", "LBFGS", "\x1b[31mX"])
+def test_an_optimizer_of_no_known_family_is_called_by_its_name(make_log, text, name):
+    result = fit(read_norms(make_log(text([row(t, loss=1.0) for t in range(1, 41)], HEADER | {"optimizer": name}))))
+    assert (result.optimizer, result.optimizer_source) == ("adam", "assumed")
+    shown = name.replace("\x1b", "\\x1b")
+    assert result.assumptions[0] == f"optimizer adam for {shown} from the log, whose family is not known (--optimizer)"

@@ -93,8 +93,10 @@ def main() -> None:
             for x in data():
                 made.zero_grad()
                 norm(x[None].repeat(1, 2, 1)).to_local().square().sum().backward()
-                bad = how == "sequence failing" and rank == 1
-                recorder.record(loss=torch.ones(2) if bad else None)
+                if how == "sequence failing" and rank == 1:
+                    made.param_groups[0]["lr"] = None
+                recorder.record()
+                made.param_groups[0]["lr"] = 0.1
                 made.step()
     elif how == "failing":  # one process cannot measure; the other must not hang
         from torch.distributed.fsdp import fully_shard
@@ -105,7 +107,9 @@ def main() -> None:
             for x in mine:
                 made.zero_grad()
                 (model(x) - x).square().mean().backward()
-                recorder.record(loss=torch.ones(2) if rank == 1 else None)
+                made.param_groups[0]["lr"] = None if rank == 1 else 0.1
+                recorder.record()
+                made.param_groups[0]["lr"] = 0.1
                 made.step()
     dist.destroy_process_group()
 

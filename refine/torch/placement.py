@@ -1,0 +1,76 @@
+"""Whether ``record()`` is called where it should be: what the norms at the call and in the step tell of it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+__all__ = ["Placement"]
+
+_SAME, _CLEARLY, _ROUNDING = 1e-9, 1.1, 1e-5
+_WINDOW, _LEAST = 256, 20
+
+AFTER_STEP = (
+    "record() is called after optimizer.step(): each row holds the gradient of the update before; call it after the "
+    "last backward() and before clipping and the step"
+)
+GREW = (
+    "the gradient is larger in the step than record() saw it: call record() once per update, after the last backward() "
+    "and before clipping and optimizer.step()"
+)
+AFTER_CLIPPING = (
+    "most l2 norms equal one largest value, as after clipping: call record() before the gradient is clipped, which "
+    "hides all above the threshold"
+)
+
+
+class Placement:
+    """Compares the rows of a log, on the host; each kind of mistake shows in a few of them.
+
+    Parameters
+    ----------
+    rewritten : bool
+        The optimizer may change the gradients in its step: that they have grown then is no sign.
+    """
+
+    def __init__(self, *, rewritten: bool) -> None:
+        self._rewritten = rewritten
+        self._problem = ""
+        self._last = math.nan, math.nan
+        self._late = self._grown = 0
+        self._norms: deque[float] = deque(maxlen=_WINDOW)
+
+    def compare(self, before: float, after: float) -> str:
+        """What is wrong with the next row; "" where nothing is known to be.
+
+        ``before`` and ``after`` are squared norms of the gradient at the call and in the step; nan where unknown.
+        """
+        (last_before, last_after), self._last = self._last, (before, after)
+        # By chance no gradient has the norm to which the one before it was changed.
+        late = _equal(before, last_after, _SAME) and not _equal(before, last_before, _ROUNDING)
+        self._late = self._late + 1 if late else 0
+        self._grown += after > _CLEARLY**2 * before and not self._rewritten
+        if _equal(before, after, _ROUNDING):
+            self._norms.append(before**0.5)
+        self._problem = self._problem or (AFTER_STEP if self._late > 1 else GREW if self._grown > 2 else "")
+        return self._problem
+
+    def clipped(self) -> str:
+        """What is wrong where most norms are at their maximum, and the others are spread below it.
+
+        Norms that are all the same may be those of a normalised gradient, and slowly falling ones lie close together.
+        """
+        norms = np.array(self._norms)
+        if norms.size <= _LEAST:
+            return ""
+        below = norms[norms < (1.0 - _ROUNDING) * norms.max()]
+        at_top = norms.size - below.size
+        if not (below.size and at_top >= _LEAST and 2 * at_top > norms.size):
+            return ""
+        return AFTER_CLIPPING if at_top >= 5 * np.count_nonzero(below >= 0.999 * below.max()) else ""
+
+
+def _equal(a: float, b: float, tolerance: float) -> bool:
+    return math.isclose(a, b, rel_tol=tolerance) and a > 0.0
