@@ -56,12 +56,14 @@ def start(tmp_path, falling_log, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    def begin(*arguments, waits=True, **more):
+    def begin(*arguments, waits=True, closed=(), **more):
         ready.unlink(missing_ok=True)
         environment = {**os.environ, "PYTHONPATH": str(site), "TMPDIR": str(tmp_path / "tmp")}
         environment |= {"READY": str(ready)} if waits else {}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
-        command = [sys.executable, "-m", "refine.cli", *map(str, arguments)]
+        closing = "".join(f" {number}>&-" for number in closed)
+        command = ["sh", "-c", f'exec "$@"{closing}', "sh"] if closed else []
+        command += [sys.executable, "-m", "refine.cli", *map(str, arguments)]
         started.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
         while waits and not ready.exists() and started[-1].poll() is None:
             time.sleep(0.01)
@@ -360,7 +362,7 @@ def test_a_pipe_that_nobody_reads_ends_it_silently(start, arguments):
     ],
 )
 def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
-    process = start(*arguments.split(), waits=False, preexec_fn=lambda: [os.close(number) for number in closed])
+    process = start(*arguments.split(), waits=False, closed=closed)
     _, stderr = process.communicate()
     assert process.returncode == code
     assert stderr.startswith(said) if said else stderr == ""
