@@ -88,8 +88,10 @@ class _Run:
 
     rows: Rows
     marks: list[tuple[int, float]] = field(default_factory=list)
+    last: float = 0.0
     skipped: int = 0
-    finite: int = 0  # of the skipped ones
+    finite: int = 0  # of the skipped ones: calls that were no updates
+    since_resumed: int = 0  # of those
     unreadable: int = 0
     last_bad: bool = False
 
@@ -102,12 +104,17 @@ class _Run:
         step = number(row.get("step"))
         if step is not None and number(row.get("resumed")):
             self.marks.append((self.rows.count, step))
+            self.since_resumed = 0
+        self.last = max(self.last, step or 0.0)
         if number(row.get("skipped")):
             self.skipped += 1
             norm = number(row.get("grad_norm_l2"))
-            self.finite += norm is not None and math.isfinite(norm)
+            no_update = norm is not None and math.isfinite(norm)
+            self.finite += no_update
+            self.since_resumed += no_update
         else:
-            self.rows.add({name: value for name, value in row.items() if name not in ("skipped", "resumed")})
+            made = {name: value for name, value in row.items() if name not in ("skipped", "resumed")}
+            self.rows.add({**made, "step": step - self.since_resumed} if step and self.since_resumed else made)
 
     def without_undone(self, records: Records) -> Records:
         """Leave out what a resume has undone; with the account of all that was left out."""
@@ -147,8 +154,7 @@ class _Run:
 
 def _misplaced(run: _Run, records: Records) -> Iterator[str]:
     """What tells that the rows are not one an update, or not of the gradient that the step saw."""
-    steps, logged = _column("step", records), _column(CLIP, records)
-    last = int(np.nanmax(steps.values, initial=0.0)) if steps is not None else 0
+    last, logged = int(run.last), _column(CLIP, records)
     planned_steps, skipped = records.planned_steps or last, run.skipped - run.finite
     signs = []
     if last - skipped > planned_steps and not run.marks:  # a run that is resumed may be prolonged
@@ -158,7 +164,8 @@ def _misplaced(run: _Run, records: Records) -> Iterator[str]:
     if signs:
         yield (
             f"{'; '.join(signs)}: record() was called more than once per update, as after every micro-batch; call it "
-            "after the last one, and say the updates of the next run with --total-steps"
+            "after the last one; "
+            + ("the skipped rows do not count here" if run.finite else "--total-steps says the updates of the next run")
         )
     grown = 0 if logged is None else np.count_nonzero(logged.values > _CLEARLY)
     if grown > 2 and family(optimizer_name(records.settings) or ""):

@@ -370,8 +370,16 @@ class TestRowsThatAreNoUpdates:
         assert note == (
             "160 rows are more than the 40 planned updates; 120 finite gradients are marked as skipped, which a "
             "GradScaler never skips: record() was called more than once per update, as after every micro-batch; call "
-            "it after the last one, and say the updates of the next run with --total-steps"
+            "it after the last one; the skipped rows do not count here"
         )
+
+    def test_rows_that_are_no_updates_do_not_count(self, make_log, text):
+        norms = read_norms(make_log(text(self.marked(160))))
+        assert (norms.steps.tolist(), norms.total_steps) == (list(range(1, 41)), 40)
+        assert dict(norms.dropped) == {"skipped by the run": 120}
+        resumed = [row(t, skipped=None, resumed=int(t == 11)) for t in range(11, 41)]
+        norms = read_norms(make_log(text([*self.marked(60, resumed=None), *resumed])))
+        assert (norms.steps.tolist(), norms.total_steps) == (list(range(1, 41)), 40)
 
     def test_each_by_itself(self, make_log, text):
         (note,) = self.told(make_log, text(rows(160)))
