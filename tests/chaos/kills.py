@@ -181,7 +181,7 @@ class Case:
                 if out.is_dir() and any(temporary(path.relative_to(out)) for path in out.rglob(".refine-*")):
                     break
                 time.sleep(0.001)
-            delay = self.random.uniform(0.0, 0.1 * self.seconds[self.kind])
+            delay = self.random.uniform(0.0, 0.7 * self.seconds[self.kind])
         else:
             delay = self.random.uniform(0.0, self.seconds[self.kind])
         killed, error = self.end(process, delay), self.told.read_text()
@@ -261,7 +261,7 @@ def fit_command(kind: str, shared: Path, which: str, out: Path) -> list[str]:
 
 def prepare(shared: Path) -> dict[str, float]:
     """Logs and complete results of both, and how long it takes to make them."""
-    seconds = {"record": 1.0}
+    seconds = {"record": 2.5}
     for seed, which in enumerate(("old", "new")):
         (shared / which).mkdir()
         for i in range(3):
