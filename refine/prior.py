@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RefineError
-from .families import from_name
+from .families import FAMILIES, from_name
 from .families.names import with_run_warmup
 from .hygiene import stride
 from .norms import GradientNorms, on_fraction
@@ -212,14 +212,16 @@ def _ahead(norms: GradientNorms) -> int:
 
 
 def is_file(name: str) -> bool:
-    """Whether a schedule's name means a file, by its suffix, or the folder of one.
+    """Whether a schedule's name means a file, by its suffix, or a folder; one named as a family has to hold one.
 
     Examples
     --------
     >>> is_file("refined/schedule.json"), is_file("linear:warmup_fraction=0.02")
     (True, False)
     """
-    return name.lower().endswith((".csv", ".json")) or (os.path.isdir(name) and is_schedule(name))
+    if name.lower().endswith((".csv", ".json")):
+        return True
+    return os.path.isdir(name) and (name.partition(":")[0] not in FAMILIES or is_schedule(name))
 
 
 def named_schedule(name: str, total_steps: int | None) -> Schedule:
