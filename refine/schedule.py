@@ -367,7 +367,7 @@ def _json(stream: TextIO) -> dict[str, Any]:
             break
     if commas > MAX_STEPS + _MOST_PARTS:
         raise RefineError(f"it holds {_TOO_MANY}")
-    if parts > _MOST_PARTS or size > _MOST_BESIDE + _MOST_PER_STEP * commas:
+    if parts > _MOST_PARTS or size > _MOST_BESIDE + _MOST_PER_STEP * (commas + 1):
         raise RefineError(
             f"it holds more than {_MOST_BESIDE >> 20} MiB, or {_MOST_PARTS:,} texts and lists, beside its multipliers; "
             "write it again with refine"

@@ -471,7 +471,7 @@ HEADS = [
     ("provenance", '{"a": ' + "[" * 150 + "]" * 150 + "}", "nested 100 deep, are the limit"),
     ("provenance", '{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "the JSON is damaged"),
     ("provenance", '{"a": "' + "x" * 2**25 + '"}', "are the limit: keep the rest in a file of its own"),
-    ("provenance", '{"a": "' + "x" * (2**26 + 9) + '"}', "64 MiB"),
+    ("provenance", '{"a": "' + "x" * (2**26 + 999) + '"}', "64 MiB"),
     ("provenance", '{"a": [' + "[]," * 2_100_000 + "1]}", "or 2,000,000 texts and lists, beside its multipliers"),
 ]
 
