@@ -90,8 +90,9 @@ class Prior:
         return float(self.multiplier.mean() / multiplier.mean())
 
     def suggested_peak(self, ratio: float | None) -> float | None:
-        """Peak learning rate for a new schedule of a given `peak_ratio`; None where either is unknown."""
-        return None if ratio is None or self.peak_lr is None else ratio * self.peak_lr
+        """Peak learning rate for a new schedule of a given `peak_ratio`; None where either is unknown, or it is inf."""
+        peak = math.inf if ratio is None or self.peak_lr is None else ratio * self.peak_lr
+        return peak if math.isfinite(peak) else None
 
 
 def read_prior(

@@ -80,7 +80,7 @@ def _read_long(log: Log, file: Any, names: list[str], options: ReadOptions) -> R
 def _check_size(log: Log, file: Any, names: list[str]) -> None:
     """Refuse columns that would unpack to more than any log does: eight bytes a row each, or what their pages hold."""
     metadata = file.metadata
-    texts = {name for name in names if _is_text(file.schema_arrow.field(name).type)}
+    texts = {field.name for field in file.schema_arrow if _is_text(field.type)}.intersection(names)
     schema = file.schema
     places = [i for i in range(metadata.num_columns if texts else 0) if schema.column(i).path in texts]
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)] if places else []
