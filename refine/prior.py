@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RefineError
-from .families import from_name
+from .families import FAMILIES, from_name
 from .families.names import with_run_warmup
 from .hygiene import stride
 from .norms import GradientNorms, on_fraction
@@ -90,8 +90,9 @@ class Prior:
         return float(self.multiplier.mean() / multiplier.mean())
 
     def suggested_peak(self, ratio: float | None) -> float | None:
-        """Peak learning rate for a new schedule of a given `peak_ratio`; None where either is unknown."""
-        return None if ratio is None or self.peak_lr is None else ratio * self.peak_lr
+        """Peak learning rate for a new schedule of a given `peak_ratio`; None where either is unknown, or it is inf."""
+        peak = math.inf if ratio is None or self.peak_lr is None else ratio * self.peak_lr
+        return peak if math.isfinite(peak) else None
 
 
 def read_prior(
@@ -212,14 +213,16 @@ def _ahead(norms: GradientNorms) -> int:
 
 
 def is_file(name: str) -> bool:
-    """Whether a schedule's name means a file, by its suffix, or the folder of one.
+    """Whether a schedule's name means a file, by its suffix, or a folder; one named as a family has to hold one.
 
     Examples
     --------
     >>> is_file("refined/schedule.json"), is_file("linear:warmup_fraction=0.02")
     (True, False)
     """
-    return name.lower().endswith((".csv", ".json")) or (os.path.isdir(name) and is_schedule(name))
+    if name.lower().endswith((".csv", ".json")):
+        return True
+    return os.path.isdir(name) and (name.partition(":")[0] not in FAMILIES or is_schedule(name))
 
 
 def named_schedule(name: str, total_steps: int | None) -> Schedule:

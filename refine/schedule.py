@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
 import os
 import re
+import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, TextIO, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +40,18 @@ FORMAT_VERSION = 1
 MAX_STEPS = 50_000_000
 """More are taken for samples or tokens, not updates."""
 
+MAX_PROVENANCE = 16 * 2**20
+"""Characters of a provenance as JSON."""
+
+_MOST_PER_STEP = 40
+_MOST_BESIDE = 64 * 2**20
+_MOST_PARTS = 2_000_000
+_MOST_BYTES = _MOST_BESIDE + _MOST_PER_STEP * MAX_STEPS
+"""What `Schedule.save` may write: bytes for an update; bytes, texts, lists and objects beside the multipliers."""
+
+_TOO_MANY = f"more than {MAX_STEPS} multipliers: they are not of optimizer updates, but of samples or tokens"
+_DEEPEST = 100
+_BLOCK = 2**22
 _FORMAT = "refine-schedule"
 _RECOMMENDED, _ALONE = "recommended.json", "schedule.json"
 
@@ -52,7 +69,7 @@ class Schedule:
     multiplier : array_like, shape (T,)
         Finite, >= 0, maximum exactly 1. Copied, float64, read-only. `from_rates` scales any rates.
     provenance : mapping
-        Where it came from and what was assumed; JSON values. Not part of equality.
+        Where it came from and what was assumed; JSON values, at most 16 MiB of them. Not part of equality.
 
     Examples
     --------
@@ -82,9 +99,15 @@ class Schedule:
                 "Schedule.from_rates divides by it"
             )
         try:
-            provenance = json.loads(json.dumps(dict(self.provenance), allow_nan=False))
-        except (TypeError, ValueError) as error:
+            text = json.dumps(dict(self.provenance), allow_nan=False)
+            provenance = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
             raise RefineError(f"provenance must hold JSON values only: {printable(error)}") from None
+        if len(text) > MAX_PROVENANCE or _is_deep(provenance):
+            raise RefineError(
+                f"provenance holds {len(text):,} characters of JSON; {MAX_PROVENANCE:,}, nested {_DEEPEST} deep, are "
+                "the limit: keep the rest in a file of its own"
+            )
         multiplier.flags.writeable = False
         object.__setattr__(self, "multiplier", multiplier)
         object.__setattr__(self, "provenance", MappingProxyType(provenance))
@@ -220,23 +243,30 @@ class Schedule:
 
         A folder of `refine.emit` stands for its schedule, that of a result for the default one (`schedule_file`).
 
+        A file is opened like a log: it may be compressed, or a named pipe that somebody writes to.
+
         Raises
         ------
         RefineError
-            Missing file, other format, newer format version, or multipliers that are not a schedule.
+            Missing file, other format, newer format version, multipliers that are not a schedule, or more than
+            `MAX_STEPS` of them.
         """
         return _resolved(path)[1]
 
     @classmethod
     def _load(cls, path: Path) -> Schedule:
-        text = _read(path)
         try:
-            if text.lstrip()[:1] == "{":
-                return cls(*_parse_json(text))
-            beside = metadata_path(path)
-            return cls(*_parse_csv(text, _read(beside) if beside.is_file() else None))
+            with _opened(path, _MOST_BYTES) as text:
+                is_json = text.read(2**16).lstrip()[:1] == "{"
+                text.seek(0)
+                if is_json:
+                    return cls(*_parse_json(text))
+                multiplier = _parse_rows(text)
+            return cls(multiplier, _parse_metadata(metadata_path(path), len(multiplier)))
+        except _CannotRead:
+            raise
         except (ValueError, RecursionError, OverflowError) as error:  # RefineError is a ValueError
-            raise RefineError(f"{printable(path)} is not a schedule: {printable(error)}") from None
+            raise RefineError(f"{printable(path)} is not a schedule: {printable(error, limit=400)}") from None
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -289,55 +319,157 @@ def check_count(name: str, value: object, *, least: int) -> int:
     return count
 
 
+def _is_deep(value: Any) -> bool:
+    """Whether a JSON value is nested deeper than a header may be; the encoders of Python give up further down."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        nodes = (node.values() if isinstance(node, dict) else node for node in level if isinstance(node, (dict, list)))
+        level = [child for children in nodes for child in children]
+    return bool(level)
+
+
 def _check_header(header: Any, length: int) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.get("provenance", {}), dict):
         raise RefineError("its header is damaged; write it again with refine")
-    version = header.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    version, steps = header.get("format_version"), header.get("total_steps")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise RefineError(
-            f"its format version is {version!r}, this refine reads up to {FORMAT_VERSION}; upgrade lr-refine"
+            f"its format version is {printable(repr(version), limit=60)}, this refine reads up to {FORMAT_VERSION}; "
+            "upgrade lr-refine"
         )
-    if header.get("total_steps") != length:
+    if isinstance(steps, bool) or steps != length:
         raise RefineError(
-            f"it announces {header.get('total_steps')!r} updates and holds {length}; the file is incomplete"
+            f"it announces {printable(repr(steps), limit=60)} updates and holds {length}; the file is incomplete"
         )
     return dict(header.get("provenance", {}))
 
 
-def _parse_json(text: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise RefineError(f"the JSON is damaged or a log ({error}); of a log refine fit makes a schedule") from None
+def _parse_json(stream: TextIO) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    data = _json(stream)
     if data.get("format") != _FORMAT or not isinstance(data.get("multiplier"), list):
         raise RefineError(f'it lacks "format": "{_FORMAT}" or the list "multiplier"')
     values = data["multiplier"]
-    if not all(isinstance(v, (int, float)) for v in values):
+    if not all(type(v) in (int, float) for v in values):
         raise RefineError('the list "multiplier" must hold numbers only')
+    if len(values) > MAX_STEPS:
+        raise RefineError(f"it holds {_TOO_MANY}")
     return np.array(values, dtype=np.float64), _check_header(data, len(values))
 
 
-def _parse_csv(text: str, metadata: str | None) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    columns, _, body = text.partition("\n")
-    if columns.strip() != "step,multiplier":
-        raise RefineError("its first line must be step,multiplier; of a log refine fit makes a schedule")
-    table = np.loadtxt(body.splitlines(), delimiter=",", ndmin=2) if body.strip() else np.empty((0, 2))
-    if table.shape[1:] != (2,) or not np.array_equal(table[:, 0], np.arange(len(table))):
-        raise RefineError("its rows must be step,multiplier with the steps 0, 1, 2, ... in order")
-    about = None if metadata is None else json.loads(metadata).get("dc:provenance")
-    return table[:, 1].copy(), {} if about is None else _check_header(about, len(table))
-
-
-def _read(path: str | os.PathLike[str]) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as stream:
-            return stream.read()
-    except OSError as error:
-        raise RefineError(f"cannot read {printable(path)}: {error.strerror}; check the path") from None
-    except UnicodeDecodeError:
+def _json(stream: TextIO) -> dict[str, Any]:
+    """The JSON object in a file of a schedule; counted first, as a small text can unfold to much memory."""
+    size = commas = parts = 0
+    while block := stream.read(_BLOCK):
+        size += len(block)
+        commas += block.count(",")
+        parts += sum(map(block.count, '"[{'))
+        if parts > _MOST_PARTS or commas > MAX_STEPS + _MOST_PARTS:
+            break
+    if commas > MAX_STEPS + _MOST_PARTS:
+        raise RefineError(f"it holds {_TOO_MANY}")
+    if parts > _MOST_PARTS or size > _MOST_BESIDE + _MOST_PER_STEP * (commas + 1):
         raise RefineError(
+            f"it holds more than {_MOST_BESIDE >> 20} MiB, or {_MOST_PARTS:,} texts and lists, beside its multipliers; "
+            "write it again with refine"
+        )
+    stream.seek(0)
+    try:
+        data = json.load(stream)
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RefineError(
+            f"the JSON is damaged or a log ({printable(error)}); of a log refine fit makes a schedule"
+        ) from None
+    if not isinstance(data, dict):
+        raise RefineError(f"the JSON is no object, but a {type(data).__name__}; write it again with refine")
+    return data
+
+
+def _parse_rows(stream: TextIO) -> NDArray[np.float64]:
+    """Multipliers of a CSV, some thousand rows at a time: what is none is told by its beginning."""
+    if stream.readline(100).strip() != "step,multiplier":
+        raise RefineError("its first line must be step,multiplier; of a log refine fit makes a schedule")
+    parts, done, rest = [np.empty(0)], 0, ""
+    for block in chain(iter(partial(stream.read, _BLOCK), ""), ("\n",)):
+        whole, _, rest = (rest + block).rpartition("\n")
+        whole = re.sub(r"\n\n+", "\n", whole).strip("\n")
+        try:
+            if len(rest) > _BLOCK:
+                raise RefineError("a line is too long")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*input contained no data")  # comments only
+                table = np.loadtxt(whole.split("\n"), delimiter=",", ndmin=2) if whole else np.empty((0, 2))
+        except ValueError as error:
+            where = f", counted from row {done}" if done else ""
+            raise RefineError(
+                f"its rows must be step,multiplier ({printable(error, limit=160).rstrip('.')}{where})"
+            ) from None
+        steps = np.arange(done, done + len(table))
+        if table.shape[1] != 2 or not np.array_equal(table[:, 0], steps):
+            raise RefineError("its rows must be step,multiplier with the steps 0, 1, 2, ... in order")
+        parts.append(table[:, 1])
+        done += len(table)
+        if done > MAX_STEPS:
+            raise RefineError(f"it holds {_TOO_MANY}")
+    return np.concatenate(parts)
+
+
+def _parse_metadata(path: Path, length: int) -> dict[str, Any]:
+    """Provenance in the file beside a CSV; none where there is no file, or one without a word of refine in it."""
+    if not os.path.lexists(path):
+        return {}
+    with _opened(path, _MOST_BESIDE) as stream:
+        try:
+            about = _json(stream).get("dc:provenance")
+            return {} if about is None else _check_header(about, length)
+        except RefineError as error:
+            raise RefineError(f"{printable(path.name)} beside it: {error}") from None
+
+
+class _CannotRead(RefineError):
+    """Of a file that cannot be opened; the message names it."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path, most: int) -> Iterator[TextIO]:
+    """Text of a file, opened like a log: no device, no pipe that nobody writes to, unpacked, at most so many bytes."""
+    try:
+        with contextlib.ExitStack() as stack:
+            place = path if _is_plain(path) else _unpacked(stack, path, most)
+            if (size := place.stat().st_size) > most:
+                raise _CannotRead(
+                    f"{printable(path)} holds {size / 2**20:,.0f} MiB and {most / 2**20:,.0f} MiB is the limit; "
+                    "a schedule is a .csv or .json file that refine wrote"
+                )
+            yield stack.enter_context(open(place, encoding="utf-8-sig"))
+    except OSError as error:
+        raise _CannotRead(f"cannot read {printable(path)}: {error.strerror or error}; check the path") from None
+    except UnicodeDecodeError:
+        raise _CannotRead(
             f"{printable(path)} is not UTF-8 text; a schedule is a .csv or .json file that refine wrote"
         ) from None
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path is that of a regular file that begins as `Schedule.save` begins one."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(mode):
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(1) in (b"{", b"s")
+
+
+def _unpacked(stack: contextlib.ExitStack, path: Path, most: int) -> Path:
+    from .readers.opening import opened  # with all readers and pandas: not for the plain file of a training script
+
+    try:
+        return stack.enter_context(opened(os.fspath(path), most=most)).path
+    except RefineError as error:
+        named = str(error) if printable(path) in str(error) else f"cannot read {printable(path)}: {error}"
+        raise _CannotRead(named) from None
 
 
 def schedule_file(path: str | os.PathLike[str]) -> Path:
@@ -353,7 +485,7 @@ def _resolved(path: str | os.PathLike[str]) -> tuple[Path, Schedule]:
     folder = Path(path)
     if not folder.is_dir():
         return folder, Schedule._load(folder)
-    held = [name for name in (_RECOMMENDED, _ALONE) if (folder / name).exists()]
+    held = [name for name in (_RECOMMENDED, _ALONE) if os.path.lexists(folder / name)]
     if len(held) != 1:
         what = "two results, recommended.json and schedule.json" if held else "no result of refine"
         raise RefineError(f"{printable(folder)} holds {what}; name the .json or .csv file of a schedule")
@@ -369,7 +501,9 @@ def is_schedule(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like one that `Schedule.save` wrote, by its first bytes; or a folder holds one."""
     path = Path(path)
     if path.is_dir():
-        return any((path / name).is_file() and is_schedule(path / name) for name in (_RECOMMENDED, _ALONE))
+        return any(is_schedule(path / name) for name in (_RECOMMENDED, _ALONE) if not (path / name).is_dir())
+    if not path.is_file():  # a pipe gives its first bytes once
+        return False
     try:
         with open(path, "rb") as stream:
             head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()

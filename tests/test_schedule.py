@@ -1,16 +1,27 @@
+import gzip
 import json
+import os
 import pickle
+import re
+import socket
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from refine.cli.main import main
 
+import refine.schedule as module
 from refine import RefineError, Schedule, constant, cosine, linear
 from refine.digits import csv_rows, json_rows, on_grid
 from refine.prior import is_file, named_schedule
-from refine.schedule import is_schedule
+from refine.readers import opening
+from refine.schedule import is_schedule, metadata_path
 
 rates = st.lists(st.floats(0.0, 1e6), min_size=1, max_size=50).filter(lambda r: max(r) > 0)
 
@@ -309,3 +320,237 @@ def test_numpy_2_passes_copy_on():
     assert np.shares_memory(np.array(schedule, copy=False), schedule.multiplier)
     with pytest.raises(ValueError, match="that needs a copy"):
         np.asarray(linear(4), dtype=np.float32, copy=False)
+
+
+def make_odd(kind, path):
+    """What is no file, or is none that anybody could read."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))  # an absolute one may be too long
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "6 GB":
+        path.write_text("step,multiplier\n0,1.0\n" if path.suffix == ".csv" else '{"format": "refine-schedule", ')
+        os.truncate(path, 6 * 2**30)
+    else:
+        path.symlink_to({"zero": "/dev/zero", "full": "/dev/full", "loop": path.name, "gone": "nowhere"}[kind])
+
+
+ODD = {
+    "pipe": "is a pipe that nobody writes to; start the writer first",
+    "socket": "is not a regular file",
+    "zero": "is not a regular file",
+    "full": "is not a regular file",
+    "loop": "Too many levels of symbolic links; check the path",
+    "gone": "No such file or directory; check the path",
+    "6 GB": "holds 6,144 MiB and [0-9,]+ MiB is the limit",
+}
+
+
+def refusal(path):
+    with pytest.raises(RefineError) as caught:
+        Schedule.load(path)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert len(text) < 700
+    return text
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "PATIENCE_S", 0.05)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["s.csv", "s.json", "folder/recommended.json", "folder/refined.json"])
+def test_what_is_no_file_is_refused_at_once(here, kind, name):
+    path = here / name
+    path.parent.mkdir(exist_ok=True)
+    if path.name == "refined.json":
+        Schedule([1.0], {"default": "refined"}).save(path.with_name("recommended.json"))
+    make_odd(kind, path)
+    named = path if path.parent == here else path.parent
+    text = refusal(named)
+    assert path.name in text
+    assert re.search(ODD[kind], text)
+    for command in ("export --to csv -o -", "describe", "retarget --total-steps 9", "merge-weights --checkpoints 1,2"):
+        done = CliRunner().invoke(main, [*command.split(), str(named)])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert [line for line in done.stderr.splitlines() if not line.startswith("Note: ")] == [f"Error: {text}"]
+    is_schedule(path)  # at once
+
+
+@pytest.mark.parametrize("kind", [*ODD, "folder"])
+def test_a_file_beside_a_csv_that_is_none_is_refused_at_once(here, kind):
+    path = linear(3).save(here / "s.csv")
+    metadata_path(path).unlink()
+    make_odd(kind, metadata_path(path))
+    text = refusal(path)
+    assert "s.csv-metadata.json" in text
+    assert re.search({**ODD, "folder": "Is a directory"}[kind], text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plot A B",
+        "compare A linear",
+        "fit LOG --prior-schedule A",
+        "continue LOG --at 9 --total-steps 99 --prior-schedule A",
+    ],
+)
+@pytest.mark.parametrize("kind", ["zero", "6 GB", "gone", "metadata"])
+def test_all_commands_refuse_in_one_line(here, kind, command):
+    (here / "log.csv").write_text("step,grad_norm\n" + "".join(f"{t},{1 + 4 / t}\n" for t in range(1, 31)))
+    if kind == "metadata":
+        linear(30).save(here / "A.csv")
+        (here / "A.csv-metadata.json").write_text("[]")
+    else:
+        make_odd(kind, here / "A.csv")
+    names = {"A": "A.csv", "B": "linear", "LOG": "log.csv"}
+    done = CliRunner().invoke(main, [names.get(word, word) for word in command.split()])
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: [^\n]+\n", done.stderr)
+    assert "this is a bug" not in done.stderr
+    assert "A.csv" in done.stderr
+
+
+def test_pipes_and_compressed_files_are_read(here):
+    saved = Schedule(cosine(50).multiplier, {"a": 1})
+    for name in ("s.csv", "s.json"):
+        data = saved.save(here / name).read_bytes()
+        (here / name).unlink()
+        os.mkfifo(here / name)
+        writer = threading.Thread(target=(here / name).write_bytes, args=(data,))
+        writer.start()
+        assert Schedule.load(here / name) == saved
+        writer.join()
+        (here / name).unlink()
+        (here / name).write_bytes(gzip.compress(data))
+        assert Schedule.load(here / name) == saved
+        assert Schedule.load(here / name).provenance == saved.provenance
+        (here / name).write_bytes(gzip.compress(data)[:-9])
+        assert "the gzip data is damaged" in refusal(here / name)
+    (here / "s.csv").write_bytes(gzip.compress(b"step,multiplier\n" + bytes(10**8)))
+    assert "unpack to more than 300 times as many" in refusal(here / "s.csv")
+
+
+def test_a_plain_file_needs_no_reader(tmp_path):
+    for name in ("s.csv", "s.json"):
+        path = linear(9).save(tmp_path / name)
+        script = f"import sys, refine; refine.Schedule.load({str(path)!r}); print('pandas' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_rows_are_read_exactly_block_by_block(tmp_path, monkeypatch, size):
+    saved = Schedule.from_rates(np.random.default_rng(size).random(300) ** 9)
+    path = saved.save(tmp_path / "s.csv")
+    monkeypatch.setattr(module, "_BLOCK", max(size, 40))
+    assert Schedule.load(path) == saved
+    text = path.read_text().replace("\n", "\n\n").replace("150,", "151,")
+    path.write_text(text)
+    assert "with the steps 0, 1, 2, ... in order" in refusal(path)
+
+
+HEADS = [
+    ("format_version", "true", "its format version is True"),
+    ("format_version", "-5", "its format version is -5"),
+    ("format_version", "1" + "0" * 400, "its format version is 10000"),
+    ("format_version", json.dumps("x\x1b" * 999), r"its format version is 'x\x1bx"),
+    ("total_steps", "true", "it announces True updates and holds 2; the file is incomplete"),
+    ("total_steps", json.dumps(["\x1b"] * 9999), "updates and holds 2; the file is incomplete"),
+    ("total_steps", "1e999", "it announces inf updates"),
+    ("provenance", "[]", "its header is damaged; write it again with refine"),
+    ("provenance", '{"a": NaN}', "provenance must hold JSON values only"),
+    ("provenance", '{"a": ' + "[" * 150 + "]" * 150 + "}", "nested 100 deep, are the limit"),
+    ("provenance", '{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "the JSON is damaged"),
+    ("provenance", '{"a": "' + "x" * 2**25 + '"}', "are the limit: keep the rest in a file of its own"),
+    ("provenance", '{"a": "' + "x" * (2**26 + 999) + '"}', "64 MiB"),
+    ("provenance", '{"a": [' + "[]," * 2_100_000 + "1]}", "or 2,000,000 texts and lists, beside its multipliers"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), HEADS, ids=range(len(HEADS)))
+@pytest.mark.parametrize("name", ["s.csv", "s.json"])
+def test_headers_that_are_none_are_refused(tmp_path, name, key, value, message):
+    head = {"format_version": "1", "total_steps": "2", "provenance": "{}", key: value}
+    inside = ", ".join(f'"{name}": {text}' for name, text in head.items())
+    path = tmp_path / name
+    if name == "s.csv":
+        path.write_text("step,multiplier\n0,1\n1,0.5\n")
+        metadata_path(path).write_text(f'{{"dc:provenance": {{{inside}}}}}')
+    else:
+        path.write_text(f'{{"format": "refine-schedule", "multiplier": [1, 0.5], {inside}}}')
+    assert message in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "1", "null", '"x"', "true", "NaN", "", "{", "\0" * 99, "[" * 99_999, "1" * 5000]
+)
+def test_metadata_that_is_no_object_is_refused(tmp_path, text):
+    path = linear(3).save(tmp_path / "s.csv")
+    metadata_path(path).write_text(text)
+    assert "s.csv is not a schedule: s.csv-metadata.json beside it: the JSON is " in refusal(path)
+
+
+def test_metadata_of_others_is_left_alone(tmp_path):
+    path = linear(3).save(tmp_path / "s.csv")
+    metadata_path(path).write_text('{"@context": "http://www.w3.org/ns/csvw", "url": "s.csv"}')
+    assert Schedule.load(path) == linear(3)
+    assert not Schedule.load(path).provenance
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "0,true",
+        '"0","1"',
+        "0,1\0",
+        "\0" * 10_000,
+        "0,0x1p-1",
+        "0,1_0",
+        "0,\u0661",
+        "0,1j",
+        "0,1\n1,",
+        "0,1\n1",
+        "0,1\x0c1,0.5",
+        "0,1\u20281,0.5",
+        "0," + "1" * 10**7,
+        "0,1" + ",1" * 10**5,
+        "nan,1",
+        "# nothing",
+        "\n" * 10**6,
+        "0,\x1b[31m",
+    ],
+    ids=range(18),
+)
+def test_rows_that_are_none_are_refused(tmp_path, rows):
+    path = tmp_path / "s.csv"
+    path.write_text("step,multiplier\n" + rows + "\n")
+    assert "is not a schedule: " in refusal(path)
+
+
+def test_more_than_any_run_has_updates_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_STEPS", 20)
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    for name in ("s.csv", "s.json"):
+        assert Schedule.load(Schedule(np.ones(20)).save(tmp_path / name, force=True)) == Schedule(np.ones(20))
+        assert "it holds more than" in refusal(Schedule(np.ones(21)).save(tmp_path / name, force=True))
+        monkeypatch.setattr(module, "_MOST_PARTS", 20)  # of JSON, those that are counted before it is parsed
+        assert "it holds more than" in refusal(Schedule(np.ones(99)).save(tmp_path / name, force=True))
+
+
+def test_a_folder_without_a_result_says_so(here):
+    (here / "logs").mkdir()
+    for command in ("export --to csv -o -", "describe"):
+        done = CliRunner().invoke(main, [*command.split(), "logs"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "logs holds no result of refine; name the .json or .csv file" in done.stderr
+    (here / "linear").mkdir()
+    assert CliRunner().invoke(main, ["export", "linear", "--total-steps", "9", "--to", "csv", "-o", "-"]).exit_code == 0

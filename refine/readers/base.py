@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Column", "Facts", "Format", "ReadOptions", "Records", "SeveralRuns", "choose_run", "planned"]
 
 
+MAX_NAME = 2**14
+"""Characters in the name of a metric: longer ones take minutes to be told, and none is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """What the caller says of a log; the parameters of `refine.read_norms`."""
@@ -51,6 +55,8 @@ class ReadOptions:
 
     def wants(self, name: str) -> bool:
         """Whether a column may play a role; the others are not loaded."""
+        if len(name) > MAX_NAME:
+            raise RefineError(f"a name has {len(name):,} characters and {MAX_NAME:,} are the limit; name another log")
         return name in (self.column, self.step_column, self.lr_column) or may_matter(name)
 
 

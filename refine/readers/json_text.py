@@ -27,9 +27,19 @@ from .runs import is_norm
 
 __all__ = ["DOCUMENT", "LINES", "first_objects", "objects", "parse", "read_lines"]
 
+_SMALL = 2**20
+_DENSEST = 8
+
 
 def parse(text: str) -> Any:
-    """A JSON value; bare NaN and Infinity are taken, as many loggers write them."""
+    """A JSON value; bare NaN and Infinity are taken, as many loggers write them.
+
+    A text that is mostly brackets is refused: it would take twenty times its size of memory.
+    """
+    if len(text) > _SMALL and _DENSEST * (text.count("[") + text.count("{")) > len(text):
+        raise RefineError(
+            "the JSON is mostly brackets, or nested too deeply to be a log; name a log with a row per update"
+        )
     try:
         return json.loads(text)
     except RecursionError:

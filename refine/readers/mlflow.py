@@ -21,8 +21,8 @@ from .long import Series
 from .opening import Log
 from .runs import choose_by_id, is_norm
 from .series_files import files_by_metric, read_series
-from .settings import pick
-from .sqlite import columns_of, connected, is_sqlite
+from .settings import is_known, pick
+from .sqlite import columns_of, connected, is_sqlite, only
 
 __all__ = ["DATABASE", "FOLDER"]
 
@@ -62,7 +62,7 @@ def _read_folder(log: Log, options: ReadOptions) -> Records:
     params = files_by_metric(log, runs[run][1] / "params")
     return series.records(
         "MLflow file store",
-        settings=pick({name: _text(path) for name, path in params.items()}),
+        settings=pick({name: _text(path) for name, path in params.items() if is_known(name)}),
         dropped=dropped,
         run=run,
     )
@@ -95,16 +95,21 @@ def _read_database(log: Log, options: ReadOptions) -> Records:
         wanted = {name for name in sorted(names[run]) if series.wants(name)}
         (total,) = database.execute("SELECT max(rowid) FROM metrics").fetchone()
         rows = database.execute(
-            "SELECT rowid, key, step, value, is_nan FROM metrics WHERE run_uuid = ? ORDER BY rowid", (run,)
+            "SELECT rowid, key, step, value, is_nan FROM metrics "
+            f"WHERE run_uuid = ? AND key IN ({only(database, wanted)}) ORDER BY rowid",
+            (run,),
         )
         for place, name, step, value, is_nan in rows:
-            if name in wanted:
-                series.add(name, _float(step), np.nan if is_nan else _float(value))
+            series.add(name, _float(step), np.nan if is_nan else _float(value))
             if place % 4096 == 0:
                 log.report(log.size * place // max(1, total))
         params: dict[str, Any] = {}
         if {"key", "value", "run_uuid"} <= columns_of(database, "params"):
-            params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)))
+            keys = {key for (key,) in database.execute("SELECT key FROM params WHERE run_uuid = ?", (run,))}
+            these = only(database, {key for key in keys if isinstance(key, str) and is_known(key)})
+            params = dict(
+                database.execute(f"SELECT key, value FROM params WHERE run_uuid = ? AND key IN ({these})", (run,))
+            )
     return series.records("MLflow database", settings=pick(params), run=run)
 
 

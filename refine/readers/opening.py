@@ -218,13 +218,14 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def opened(name: str, progress: Progress | None = None) -> Iterator[Log]:
-    """A log by its path or URL, ``-`` for standard input; unpacked where it is compressed."""
+def opened(name: str, progress: Progress | None = None, *, most: int | None = None) -> Iterator[Log]:
+    """A log by its path or URL, ``-`` for standard input; unpacked where it is compressed, to ``most`` bytes."""
+    most = MAX_UNPACKED if most is None else most
     with contextlib.ExitStack() as stack:
         if name == "-":
-            path = _copied(stack, sys.stdin.buffer)
+            path = _copied(stack, sys.stdin.buffer, most)
         elif _URL.match(name) and not os.path.exists(name):
-            path = _fetched(stack, name)
+            path = _fetched(stack, name, most)
         else:
             path = Path(name)
             if not path.exists():
@@ -232,11 +233,12 @@ def opened(name: str, progress: Progress | None = None) -> Iterator[Log]:
                 raise RefineError(f"{printable(name)} {problem}; check the path")
             mode = path.stat().st_mode
             if stat.S_ISFIFO(mode):
-                path = _copied(stack, *_piped(stack, path))
+                stream, head = _piped(stack, path)
+                path = _copied(stack, stream, most, head)
             elif not (path.is_dir() or path.is_file()):
                 raise RefineError(f"{printable(name)} is not a regular file; check the path")
         if path.is_file():
-            path = _unpacked(stack, path)
+            path = _unpacked(stack, path, most)
         yield Log(path, name, progress)
 
 
@@ -261,9 +263,13 @@ def _piped(stack: contextlib.ExitStack, path: Path) -> tuple[IO[bytes], bytes]:
 
 
 def _copied(
-    stack: contextlib.ExitStack, stream: IO[bytes], head: bytes = b"", packed: Callable[[], int] | None = None
+    stack: contextlib.ExitStack,
+    stream: IO[bytes],
+    most: int,
+    head: bytes = b"",
+    packed: Callable[[], int] | None = None,
 ) -> Path:
-    """Copy a stream, ``head`` before it, to a temporary file that lives as long as the stack.
+    """Copy a stream of at most ``most`` bytes, ``head`` before it, to a temporary file that lives as long as the stack.
 
     ``packed`` says how many compressed bytes the stream has taken until now.
     """
@@ -273,8 +279,8 @@ def _copied(
         target.write(head)
         while block := stream.read(2**20):
             done += len(block)
-            if done > MAX_UNPACKED:
-                raise RefineError(f"more than {MAX_UNPACKED >> 30} GiB come out of it; name a smaller log")
+            if done > most:
+                raise RefineError(f"more than {most / 2**30:.2g} GiB come out of it; name a smaller log")
             if packed is not None and done > max(SMALL, MAX_RATIO * packed()):
                 raise RefineError(
                     f"its first {packed():,} bytes unpack to more than {MAX_RATIO} times as many, as no log does; "
@@ -284,14 +290,14 @@ def _copied(
     return path
 
 
-def _fetched(stack: contextlib.ExitStack, url: str) -> Path:
+def _fetched(stack: contextlib.ExitStack, url: str, most: int) -> Path:
     try:
         import fsspec
     except ImportError:
         raise RefineError(f"{printable(url)} is a URL, which needs fsspec: pip install 'fsspec[http]'") from None
     try:
         with fsspec.open(url, "rb") as stream:
-            return _copied(stack, stream)
+            return _copied(stack, stream, most)
     except RefineError:
         raise
     except Exception as error:  # every file system of fsspec raises what it likes
@@ -307,7 +313,7 @@ _PACKED: tuple[tuple[bytes, str, Callable[[BinaryIO], Any]], ...] = (
 )
 
 
-def _unpacked(stack: contextlib.ExitStack, path: Path) -> Path:
+def _unpacked(stack: contextlib.ExitStack, path: Path, most: int) -> Path:
     """Path of what a compressed file holds; any other file as it is."""
     with open(path, "rb") as stream:
         head = stream.read(6)
@@ -315,7 +321,7 @@ def _unpacked(stack: contextlib.ExitStack, path: Path) -> Path:
         if head.startswith(magic):
             try:
                 with open(path, "rb") as packed, opener(packed) as stream:
-                    return _copied(stack, stream, packed=packed.tell)
+                    return _copied(stack, stream, most, packed=packed.tell)
             except RefineError:
                 raise
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:

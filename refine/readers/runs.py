@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from ..errors import RefineError
-from .base import Facts, ReadOptions, choose_run
+from .base import MAX_NAME, Facts, ReadOptions, choose_run
 from .columns import find, layer, looks_like_norm
 
 __all__ = ["choose_by_id", "choose_with_norm", "facts_of", "is_norm"]
@@ -57,6 +57,8 @@ def is_norm(name: str, options: ReadOptions) -> bool:
     """
     if options.column is not None:
         return name == options.column
+    if len(name) > MAX_NAME:
+        return False
     known = any(find(role, [name]) for role in ("l2 before clipping", "l2", "l1", "dual"))
     return known or looks_like_norm(name) or layer(name) is not None
 

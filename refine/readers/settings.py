@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["beside", "clip_threshold", "optimizer_name", "pick", "schedule_settings"]
+__all__ = ["beside", "clip_threshold", "is_known", "optimizer_name", "pick", "schedule_settings"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "optimizer": ("optim", "optimizer", "optimizer_name", "optimizer_type", "opt"),
@@ -36,6 +36,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "beta2": ("adam_beta2", "beta2", "adam_beta_2"),
     "batch_size": ("global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size"),
 }
+_KNOWN = frozenset(name for names in _NAMES.values() for name in names)
 _MOST_BYTES = {".json": 2**20}
 _MOST_BYTES_YAML = 2**17
 """PyYAML takes up to a second for them."""
@@ -59,6 +60,21 @@ def pick(config: Mapping[str, Any]) -> dict[str, Any]:
         if ranked:
             found[role] = min(ranked, key=lambda item: item[:2])[2]
     return found
+
+
+def is_known(name: str) -> bool:
+    """Whether `pick` takes a setting of that name, so that its value is worth reading.
+
+    Examples
+    --------
+    >>> is_known("model/max-grad-norm"), is_known("prompt")
+    (True, False)
+    """
+    return _short(name) in _KNOWN
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1].lower().replace("-", "_")
 
 
 def optimizer_name(settings: Mapping[str, Any]) -> str | None:
@@ -132,7 +148,7 @@ def _flat(config: Mapping[Any, Any]) -> Iterator[tuple[int, str, Any]]:
     for depth in range(_DEEPEST):
         following: list[Mapping[Any, Any]] = []
         for key, value in (item for mapping in level for item in mapping.items()):
-            name = str(key).rsplit("/", 1)[-1].lower().replace("-", "_")
+            name = _short(str(key))
             if not isinstance(value, Mapping):
                 yield depth, name, value
             elif set(value) <= {"value", "desc"} and "value" in value and not isinstance(value["value"], Mapping):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import RefineError
 from ..files import printable
-from .opening import Log
+from .opening import MAX_LINE, Log
 
-__all__ = ["columns_of", "connected", "is_sqlite"]
+__all__ = ["columns_of", "connected", "is_sqlite", "only"]
 
 _INSTRUCTIONS = 1_000_000
 _MAGIC = b"SQLite format 3\0"
@@ -37,6 +38,20 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
     return {name for _, name, _, _, _, _, hidden in rows if hidden == 0}
 
 
+def only(database: sqlite3.Connection, names: set[str]) -> str:
+    """A subquery for these names, so that the values of other rows, of any size, are never fetched."""
+    database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (name)")
+    database.execute("DELETE FROM temp.wanted")
+    database.executemany("INSERT INTO temp.wanted VALUES (?)", ((name,) for name in names))
+    return "SELECT name FROM temp.wanted"
+
+
+def _text(data: bytes) -> str:
+    if len(data) > MAX_LINE:
+        raise sqlite3.DataError("string or blob too big")
+    return data.decode(errors="replace")
+
+
 @contextlib.contextmanager
 def connected(log: Log) -> Iterator[sqlite3.Connection]:
     """A connection that cannot write; whatever SQLite says against the file becomes one line."""
@@ -50,11 +65,19 @@ def connected(log: Log) -> Iterator[sqlite3.Connection]:
     calls, most = itertools.count(), 50 + 20 * log.size // _INSTRUCTIONS
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            database.text_factory = lambda data: data.decode(errors="replace")
+            database.text_factory = _text
+            if sys.version_info >= (3, 11):  # before, SQLite holds such a value once, and it is refused then
+                database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE)
+            database.execute("PRAGMA temp_store = MEMORY")
             database.execute("PRAGMA trusted_schema = OFF")
             database.set_progress_handler(lambda: next(calls) > most, _INSTRUCTIONS)
             yield database
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.DataError) and "too big" in str(error):
+            raise RefineError(
+                f"the SQLite file holds a name or a value above {MAX_LINE >> 20} MiB where a log holds a number or a "
+                "row; name another"
+            ) from None
         if str(error) == "interrupted" and next(calls) <= most:  # SQLite drops what was raised in the handler
             raise KeyboardInterrupt from None
         raise RefineError(

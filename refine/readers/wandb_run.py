@@ -30,6 +30,7 @@ _FILE_HEAD = 7
 _HISTORY, _CONFIG, _RUN = 2, 5, 17
 _RUN_ID, _RUN_CONFIG, _RUN_NAME = 1, 4, 8
 _ITEM, _KEY, _NESTED_KEY, _VALUE = 1, 1, 2, 16
+_LONGEST_SETTING = 2**20
 
 
 class _Session(NamedTuple):
@@ -126,7 +127,7 @@ def _items(message: bytes, rows: Rows | None = None) -> Iterator[tuple[str, Any]
             elif number == _VALUE:
                 value = content
         name = b".".join(keys).decode("utf-8", errors="replace")
-        if rows is not None and not rows.names[name]:
+        if len(value) > _LONGEST_SETTING if rows is None else not rows.names[name]:
             continue
         try:
             yield name, parse(value.decode("utf-8", errors="replace"))

@@ -1,5 +1,8 @@
 """Mutate every sample log and read it: anything but norms or a `RefineError` of one line is a bug.
 
+A fifth of the inputs are schedules, with what lies beside them: they are loaded, described and exported. A tenth are
+logs of a recorder, in which a small run goes on (where torch is installed).
+
     python tests/fuzz/fuzz_readers.py [--seconds 600 | --inputs 100000] [--seed 0] [--samples DIR ...]
 
 Input i of a seed is always the same. Each is read as `refine inspect` and `refine convert` do, in a worker process
@@ -24,6 +27,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from random import Random
@@ -32,10 +36,16 @@ from typing import Any
 from mutations import Case, Link, mutated
 from samples import Sample, gather
 
-from refine import RefineError, fit, read_norms
+from refine import RefineError, RefineWarning, Schedule, fit, read_norms
+from refine.describe import description, updates_done
+from refine.export import render
+from refine.export.base import peak_of
 from refine.export.tidy import tidy_csv
 from refine.health import inspect
+from refine.prior import named_schedules, warmup_of
 from refine.readers import opening
+from refine.schedule import is_schedule
+from refine.transfer import peak_advice, retarget
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = [ROOT.parent / "shared/formats", ROOT.parent / "shared/logs", ROOT / "data"]
@@ -43,6 +53,7 @@ LIMIT_S = 10.0
 LIMIT_BYTES = 6 * 2**30
 LONGEST_ERROR = 1000
 SMALL_RUN = 100_000
+TORCH = find_spec("torch") is not None
 
 
 class _Hang(BaseException):
@@ -68,6 +79,60 @@ def examine(path: Path, case: Case, companions: Sequence[Path]) -> str:
             json.loads(json.dumps(result.to_dict(), allow_nan=False))
         except RefineError as error:
             refused(error)
+    return "read"
+
+
+def examine_schedule(path: Path, folder: Path) -> str:
+    """Open a schedule as the commands do; what they show of it has no control characters, what they save reads back."""
+    assert is_schedule(path) in (True, False)
+    try:
+        schedule = Schedule.load(path)
+        described = description(schedule.multiplier)
+        texts = [repr(schedule), json.dumps(described), *peak_advice(40, 80, None, peak_lr=peak_of(schedule))]
+        texts += [name for name in named_schedules([str(path), "cosine"]) if name != str(path)]
+        assert all(text.isprintable() for text in texts), texts
+        assert updates_done(schedule) >= 0
+        assert warmup_of(schedule) >= 0
+        for saved in (schedule, retarget(schedule, 33)):
+            for name in ("saved.csv", "saved.json"):
+                back = Schedule.load(saved.save(folder / name, force=True))
+                assert back == saved
+                assert back.provenance == saved.provenance
+        for target in ("torch", "hf", "optax", "nanogpt", "csv", "json"):
+            for content in render(schedule, target).contents.values():
+                "".join(content).encode()
+    except RefineError as error:
+        return refused(error)
+    return "read"
+
+
+def examine_resume(path: Path, step: int) -> str:
+    """Go on in a recorder's log, and read it then: training has to go on, whatever is in the log."""
+    from torch import nn, optim
+
+    from refine.torch import GradNormRecorder
+
+    layer = nn.Linear(2, 1)
+    optimizer = optim.SGD(layer.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            recorder = GradNormRecorder(optimizer, path, step=step)
+        except RefineError as error:
+            return refused(error)
+        for _ in range(3):
+            layer(layer.weight).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        recorder.close()
+    said = [str(warning.message) for warning in caught]
+    assert all(issubclass(warning.category, RefineWarning) for warning in caught), said
+    assert len(said) <= 1, said
+    assert all(text.isprintable() and len(text) <= LONGEST_ERROR for text in said), said
+    try:
+        read_norms(path)
+    except RefineError as error:
+        return refused(error)
     return "read"
 
 
@@ -111,7 +176,12 @@ def one(seed: int, index: int, samples: Sequence[Sample], folder: Path) -> tuple
     started = time.perf_counter()
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
-        outcome, detail = examine(path, case, companions), ""
+        if case.kind == "schedule":
+            outcome, detail = examine_schedule(path / case.target, folder), ""
+        elif case.kind == "resume":
+            outcome, detail = examine_resume(path, **case.options) if TORCH else "skipped", ""
+        else:
+            outcome, detail = examine(path, case, companions), ""
     except _Hang:
         outcome, detail = "hang", traceback.format_exc()
     except BaseException:
@@ -123,6 +193,8 @@ def one(seed: int, index: int, samples: Sequence[Sample], folder: Path) -> tuple
 def work(pipe: Connection, seed: int, folders: list[Path], temporary: Path) -> None:
     """Examine the inputs that the parent names, one by one, until it hangs up."""
     samples = gather(folders)
+    if TORCH:
+        examine_resume(temporary / f"{os.getpid()}.jsonl", 0)  # imports for seconds, which no input is to answer for
 
     def hang(*_: Any) -> None:
         raise _Hang
@@ -227,7 +299,8 @@ def run(seed: int, inputs: int, seconds: float, folders: list[Path], jobs: int) 
     print(
         f"seed {seed}, {len(samples)} samples: {counts.total():,} inputs "
         f"in {time.monotonic() - begun:.0f} s: {counts['refused']:,} refused, {counts['read']:,} read, "
-        f"{counts['uncaught']} uncaught, {counts['hang']} hangs over {LIMIT_S:g} s; "
+        + (f"{counts['skipped']:,} without torch, " if counts["skipped"] else "")
+        + f"{counts['uncaught']} uncaught, {counts['hang']} hangs over {LIMIT_S:g} s; "
         f"slowest {slowest[0]:.2f} s (input {slowest[1]})" + (f"; see {kept}" if wrong else "")
     )
     if not wrong:

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from samples import Sample, leveldb_record, tfrecord
+from samples import SCHEDULES, Sample, leveldb_record, tfrecord
 
 __all__ = ["Case", "Link", "mutated"]
 
@@ -34,10 +34,16 @@ class Link:
 
 @dataclass(slots=True)
 class Case:
-    """An input: what lies where below its folder, and how it is read. None is a folder, ``...`` a FIFO."""
+    """An input: what lies where below its folder, and how it is read. None is a folder, ``...`` a FIFO.
+
+    ``kind`` is what is done with it: a "log" is read, a "schedule" (``target`` in its folder) is loaded and exported,
+    a "resume" is a recorder's log that a run goes on in.
+    """
 
     name: str
     files: dict[str, Any]
+    kind: str = "log"
+    target: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     companion: bytes | None = None
 
@@ -87,7 +93,12 @@ _SHAPES = ["(2, 20)", "()", "(10**9,)", "(-1,)", "(0,)", "(1,)*70"]
 
 
 def mutated(random: Random, samples: Sequence[Sample]) -> Case:
-    """One input, made of a sample."""
+    """One input, made of a sample: a fifth are schedules, a tenth are logs to go on in."""
+    share = random.random()
+    if share < 0.2:
+        return _schedule(random, samples)
+    if share < 0.3:
+        return _resume(random, samples)
     sample = random.choice(samples)
     case = Case(sample.name, dict(sample.files))
     place = random.choice(sorted(case.files))
@@ -103,6 +114,29 @@ def mutated(random: Random, samples: Sequence[Sample]) -> Case:
         case.options = random.choice(_OPTIONS)
     if random.random() < 0.03:
         case.companion = _content(random, random.choice(sorted(random.choice(samples).files.items()))[1], samples)
+    return case
+
+
+def _schedule(random: Random, samples: Sequence[Sample]) -> Case:
+    """A schedule's file or folder, or a good CSV with something else beside it."""
+    target = random.choice(sorted(SCHEDULES))
+    files: dict[str, Any] = dict(SCHEDULES[target])
+    case = Case("of schedules", files, kind="schedule", target=target)
+    place = random.choice(sorted(files))
+    if random.random() < 0.15:
+        _folder(random, case, place)
+    else:
+        files[place] = _content(random, files[place], samples)
+    return case
+
+
+def _resume(random: Random, samples: Sequence[Sample]) -> Case:
+    """A recorder's log, damaged, and the update that a run goes on from."""
+    sample = random.choice([sample for sample in samples if sample.is_recorded])
+    case = Case(sample.name, {"": _content(random, sample.files[""], samples)}, kind="resume")
+    if random.random() < 0.03:
+        case.files = {"": random.choice([Link("/dev/zero"), Link(case.name), Link("none"), None, b"", b"\n"])}
+    case.options = {"step": random.choice([0, 1, 7, 39, 40, 41, 1999, 2000, 3000, 49_999_990])}
     return case
 
 

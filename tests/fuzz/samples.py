@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from refine import RefineError
+from refine import RefineError, Schedule, linear
 from refine.readers import find_format
 from refine.readers.opening import opened
 
-__all__ = ["Sample", "gather", "leveldb_record", "tfrecord"]
+__all__ = ["SCHEDULES", "Sample", "gather", "leveldb_record", "tfrecord"]
 
 _LONGEST_TEXT = 2**15
 _LARGEST = 2**18
@@ -38,6 +38,11 @@ class Sample:
     @property
     def is_folder(self) -> bool:
         return "" not in self.files
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a recorder has written it."""
+        return b'{"format": "refine-gradient-norms"' in self.files.get("", b"")[:40]
 
 
 def gather(folders: Iterable[Path]) -> list[Sample]:
@@ -133,6 +138,32 @@ _HEADS["recorder.csv"] = (
     "lr_grad_sum_norm,grad_norm_l2/group:a/lr"
 )
 _YAML = b"optimizer: sgd\nlr: 0.1\nmax_grad_norm: 1.0\ntrainer:\n  warmup_steps: 3\nwhen: 2024-01-01\n"
+
+
+def _saved_schedules() -> dict[str, dict[str, bytes]]:
+    """Files of schedules by the one that is opened: CSV with and without what is beside it, JSON, folders."""
+    provenance = {
+        "shape": "refined", "family": "wsd", "warmup_steps": 3, "default": "refined", "suggested_peak_lr": 0.1,
+        "updates_done": 5, "norms": {"file": "a.csv", "kind": "l2"}, "notes": ["x", None, 1.5], "resampled_from": 40,
+    }  # fmt: skip
+    schedule = linear(_STEPS, warmup_steps=3)
+    schedule = Schedule(schedule.multiplier, {**schedule.provenance, **provenance})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        saved = [schedule.save(folder / "s.csv"), schedule.save(folder / "s.json")]
+        csv, json_text = (path.read_bytes() for path in saved)
+        beside = (folder / "s.csv-metadata.json").read_bytes()
+    return {
+        "alone.csv": {"alone.csv": csv},
+        "s.csv": {"s.csv": csv, "s.csv-metadata.json": beside},
+        "t.csv": {"t.csv": csv, "t.csv-metadata.json": beside},
+        "s.json": {"s.json": json_text},
+        "result": {"result/recommended.json": json_text, "result/refined.json": json_text},
+        "emitted": {"emitted/schedule.json": json_text},
+    }
+
+
+SCHEDULES = _saved_schedules()
 
 
 def _values() -> Iterator[dict[str, Any]]:

@@ -24,9 +24,11 @@ import pytest
 from click.testing import CliRunner
 from refine.cli.main import main
 
-from refine import RefineError, read_norms
+from refine import RefineError, fit, read_norms
+from refine.default import decays_linearly
 from refine.export.tidy import tidy_csv
 from refine.health import inspect
+from refine.prior import Prior
 from refine.readers import opening
 
 PLAIN = "step,grad_norm\n" + "".join(f"{t},{1 + 4 / t}\n" for t in range(1, 101))
@@ -508,3 +510,15 @@ class TestFoundByFuzzing:
         names = [f"{'x' * 150}{i}/grad_norm" for i in range(30)]
         text = refusal(make_log(",".join(["step", *names]) + "\n" + "1," * 30 + "1\n"))
         assert " and 27 more; choose one with --column" in text
+
+    def test_rates_whose_squares_are_nothing(self, make_log):
+        rates = [1.0] * 5 + [1e-180 * (1 - t / 95) for t in range(95)]
+        rows = "".join(f"{t},{1 + 4 / t},{rate}\n" for t, rate in enumerate(rates, 1))
+        norms = read_norms(make_log("step,grad_norm,lr\n" + rows))
+        assert not decays_linearly(Prior(np.array(rates), 1.0, 0))
+        assert decays_linearly(Prior(np.array(rates), 1.0, 5))
+        assert fit(norms, optimizer="sgd").recommended.total_steps == 100
+
+    def test_peaks_that_no_float_holds(self):
+        assert Prior(None, 1.7e308, 0).suggested_peak(2.0) is None
+        assert Prior(None, 0.5, 0).suggested_peak(2.0) == 1.0
