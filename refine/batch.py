@@ -16,7 +16,7 @@ from typing import Any
 from .analysis import fit as refine_norms
 from .errors import RefineError, RefineWarning
 from .export import emit, refuse_existing
-from .files import clear_abandoned, printable, safe_names
+from .files import clear_abandoned, printable, safe_names, scratch
 from .inputs import pooled
 from .interrupts import unwinding
 from .parallel import parallel
@@ -131,7 +131,7 @@ def fit_each(
         (log, os.path.abspath(folder), read, dict(fit), force, plot)
         for log, folder in zip(places, folders, strict=True)
     ]
-    with _cleared(folders), tempfile.TemporaryDirectory(prefix="refine-") as temporary:
+    with _cleared(folders), scratch() as temporary:
         try:
             import joblib
         except ImportError:
@@ -140,7 +140,7 @@ def fit_each(
             found = [_rows(*task) for task in tasks]
         else:
             with parallel(engine, address, jobs):
-                here = temporary if engine == "local" else None
+                here = str(temporary) if engine == "local" else None
                 found = joblib.Parallel()(joblib.delayed(_worked)(here, *task) for task in tasks)
     told = []
     for log, place, rows in zip(logs, places, found, strict=True):

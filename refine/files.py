@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import RefineError
@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows: only the age tells what a killed process left
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Content", "clear_abandoned", "printable", "safe_names", "write_files"]
+__all__ = ["Content", "clear_abandoned", "printable", "safe_names", "scratch", "write_files"]
 
 Content = Iterable[str] | Callable[[Path], None]
 """Pieces of text, or a function that writes to the path it is given."""
@@ -108,8 +108,21 @@ def _stage(folder: Path) -> tuple[Path, int]:
         return staging, lock
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, such as for what is unpacked; those that killed processes left are removed first."""
+    place = Path(tempfile.gettempdir())
+    clear_abandoned(place)
+    folder, lock = _stage(place)
+    try:
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def clear_abandoned(folder: Path) -> None:
-    """Remove what killed processes left of `write_files` in a folder; never what one that lives is writing."""
+    """Remove what killed processes left in a folder, of `write_files` and `scratch`; never what is in use."""
     for staging in [path for path in folder.glob(".refine-*") if _STAGING.fullmatch(path.name)]:
         with suppress(OSError):
             if not os.listdir(staging):

@@ -367,3 +367,28 @@ def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
     assert process.returncode == code
     assert stderr.startswith(said) if said else stderr == ""
     assert Path("refined/recommended.csv").exists() == ("log.csv" in arguments)
+
+
+@posix
+def test_what_a_killed_reader_had_unpacked_goes_with_the_next_one(tmp_path, falling_log, monkeypatch):
+    import gzip
+
+    packed = tmp_path / "log.csv.gz"
+    packed.write_bytes(gzip.compress(falling_log.read_bytes()))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    script = """
+import os, sys
+from refine.readers.opening import opened
+with opened(sys.argv[1]) as log:
+    assert log.path.is_file()
+    os.kill(os.getpid(), 9)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    subprocess.run([sys.executable, "-c", script, packed], env=environment, check=False)
+    [left] = (tmp_path / "tmp").iterdir()
+    with opening.opened(str(packed)) as log:
+        assert not left.exists()
+        with opening.opened(str(packed)):  # what is in use stays
+            assert log.path.is_file()
+    assert not list((tmp_path / "tmp").iterdir())

@@ -16,7 +16,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ..errors import RefineError
-from ..files import printable
+from ..files import printable, scratch
 from .zstd import open_zstd
 
 __all__ = ["MAX_JSON", "MAX_LINE", "MAX_UNPACKED", "Log", "opened"]
@@ -273,8 +272,7 @@ def _copied(
 
     ``packed`` says how many compressed bytes the stream has taken until now.
     """
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refine-")))
-    path, done = folder / "log", len(head)
+    path, done = stack.enter_context(scratch()) / "log", len(head)
     with open(path, "wb") as target:
         target.write(head)
         while block := stream.read(2**20):

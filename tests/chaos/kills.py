@@ -108,7 +108,7 @@ def leftovers(place: Path, scratch: Path) -> list[str]:
     """Temporary files and folders of refine, and folders without anything in the place of the results."""
     empty = [path for path in place.rglob("*") if path.is_dir() and not any(path.iterdir())]
     named = [path for folder in (place, scratch) for path in folder.rglob("*")]
-    named = [path for path in named if path.name.startswith((".refine-", "refine-"))]
+    named = [path for path in named if path.name.startswith(".refine-")]
     return sorted({str(path) for path in empty + named})
 
 
