@@ -50,7 +50,7 @@ _MOST_BYTES = _MOST_BESIDE + _MOST_PER_STEP * MAX_STEPS
 """What `Schedule.save` may write: bytes for an update; bytes, texts, lists and objects beside the multipliers."""
 
 _TOO_MANY = f"more than {MAX_STEPS} multipliers: they are not of optimizer updates, but of samples or tokens"
-_DEEPEST = 100
+_DEEPEST = 400
 _BLOCK = 2**22
 _FORMAT = "refine-schedule"
 _RECOMMENDED, _ALONE = "recommended.json", "schedule.json"
@@ -105,8 +105,8 @@ class Schedule:
             raise RefineError(f"provenance must hold JSON values only: {printable(error)}") from None
         if len(text) > MAX_PROVENANCE or _is_deep(provenance):
             raise RefineError(
-                f"provenance holds {len(text):,} characters of JSON; {MAX_PROVENANCE:,}, nested {_DEEPEST} deep, are "
-                "the limit: keep the rest in a file of its own"
+                f"provenance holds {len(text):,} characters of JSON; at most {MAX_PROVENANCE:,} are taken, nested no more "
+                f"than {_DEEPEST} deep: keep the rest in a file of its own"
             )
         multiplier.flags.writeable = False
         object.__setattr__(self, "multiplier", multiplier)

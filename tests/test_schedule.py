@@ -468,9 +468,9 @@ HEADS = [
     ("total_steps", "1e999", "it announces inf updates"),
     ("provenance", "[]", "its header is damaged; write it again with refine"),
     ("provenance", '{"a": NaN}', "provenance must hold JSON values only"),
-    ("provenance", '{"a": ' + "[" * 150 + "]" * 150 + "}", "nested 100 deep, are the limit"),
+    ("provenance", '{"a": ' + "[" * 450 + "]" * 450 + "}", "nested no more than 400 deep"),
     ("provenance", '{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "the JSON is damaged"),
-    ("provenance", '{"a": "' + "x" * 2**25 + '"}', "are the limit: keep the rest in a file of its own"),
+    ("provenance", '{"a": "' + "x" * 2**25 + '"}', "at most 16,777,216 are taken"),
     ("provenance", '{"a": "' + "x" * (2**26 + 999) + '"}', "64 MiB"),
     ("provenance", '{"a": [' + "[]," * 2_100_000 + "1]}", "or 2,000,000 texts and lists, beside its multipliers"),
 ]
