@@ -213,7 +213,7 @@ def _ahead(norms: GradientNorms) -> int:
 
 
 def is_file(name: str) -> bool:
-    """Whether a schedule's name means a file, by its suffix, or a folder; one named as a family has to hold one.
+    """Whether a schedule's name means a file: by its suffix, or as it is there; one named as a family has to hold one.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def is_file(name: str) -> bool:
     """
     if name.lower().endswith((".csv", ".json")):
         return True
-    return os.path.isdir(name) and (name.partition(":")[0] not in FAMILIES or is_schedule(name))
+    return os.path.lexists(name) and (name.partition(":")[0] not in FAMILIES or is_schedule(name))
 
 
 def named_schedule(name: str, total_steps: int | None) -> Schedule:
@@ -230,15 +230,15 @@ def named_schedule(name: str, total_steps: int | None) -> Schedule:
 
     A file keeps its own length unless ``total_steps`` says otherwise (`refine.retarget`); a family needs it.
     """
+    if name.endswith(".py"):
+        raise RefineError(f"{name} is code; name its folder, or a .csv or .json file beside it")
     if is_file(name):
         schedule = Schedule.load(name)
         same = total_steps is None or total_steps == schedule.total_steps
         return schedule if same else retarget(schedule, total_steps or 0)
-    if name.endswith(".py"):
-        raise RefineError(f"{name} is code; name its folder, or a .csv or .json file beside it")
-    if total_steps is None:
+    if total_steps is None and name.partition(":")[0] in FAMILIES:
         raise RefineError(f"{name} has no length of its own; give the number of updates with --total-steps")
-    return from_name(name, total_steps)
+    return from_name(name, total_steps or 1)
 
 
 def named_schedules(names: Sequence[str], total_steps: int | None = None) -> dict[str, Schedule]:

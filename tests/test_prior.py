@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refine import GradientNorms, RefineError, Schedule, fit
-from refine.prior import read_prior
+from refine.prior import named_schedule, read_prior
 
 T, W = 400, 40
 USED = np.minimum(np.arange(1, T + 1) / W, (T + 1 - np.arange(1, T + 1)) / (T + 1 - W))
@@ -84,3 +84,16 @@ def test_a_result_is_no_prior_schedule_but_holds_some():
 def test_the_peak_of_a_schedule_that_is_none_of_the_result_is_refused():
     with pytest.raises(RefineError, match="no schedule is called 'wsd'; there are refined, recommended, linear, cos"):
         fit(np.ones(50), optimizer="adam").peak_lr("wsd")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/dev/zero", "/dev/zero is not a regular file; check the path"),
+        ("linaer", "schedule 'linaer' is not a file and not a family"),
+        ("linear", "linear has no length of its own; give the number of updates with --total-steps"),
+    ],
+)
+def test_what_a_name_of_no_schedule_is_told(name, said):
+    with pytest.raises(RefineError, match=f"^{said}"):
+        named_schedule(name, None)
