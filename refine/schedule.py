@@ -105,8 +105,8 @@ class Schedule:
             raise RefineError(f"provenance must hold JSON values only: {printable(error)}") from None
         if len(text) > MAX_PROVENANCE or _is_deep(provenance):
             raise RefineError(
-                f"provenance holds {len(text):,} characters of JSON; at most {MAX_PROVENANCE:,} are taken, nested no more "
-                f"than {_DEEPEST} deep: keep the rest in a file of its own"
+                f"provenance holds {len(text):,} characters of JSON; at most {MAX_PROVENANCE:,} are taken, nested no "
+                f"more than {_DEEPEST} deep: keep the rest in a file of its own"
             )
         multiplier.flags.writeable = False
         object.__setattr__(self, "multiplier", multiplier)
