@@ -263,8 +263,8 @@ class Schedule:
                     return cls(*_parse_json(text))
                 multiplier = _parse_rows(text)
             return cls(multiplier, _parse_metadata(metadata_path(path), len(multiplier)))
-        except _CannotRead:
-            raise
+        except _CannotRead as error:
+            raise RefineError(str(error)) from None
         except (ValueError, RecursionError, OverflowError) as error:  # RefineError is a ValueError
             raise RefineError(f"{printable(path)} is not a schedule: {printable(error, limit=400)}") from None
 

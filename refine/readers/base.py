@@ -135,6 +135,8 @@ class Records:
         Updates that the run was planned for, where the log says so.
     dropped : mapping
         Reason to count of rows that the reader left out (a truncated last line ...).
+    normless : int
+        Rows of ``rows`` that are told in ``dropped`` all the same: they hold rates, and what is no norm of an update.
     notes : tuple of str
     missing : str
         For the message where no norm is found: why, and what to do.
@@ -154,6 +156,7 @@ class Records:
     settings: Mapping[str, Any] = field(default_factory=dict)
     planned_steps: int | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    normless: int = 0
     notes: tuple[str, ...] = ()
     missing: str = ""
     runs: tuple[Sequence[str], NDArray[np.int64]] | None = None

@@ -149,9 +149,9 @@ def choose(
         columns["lr"] = None
 
     settings = {**records.settings, **_seen(records, axis)}
-    dropped = dict(records.dropped)
-    if norm.steps is None and records.rows > norm.values.size:
-        dropped = {"without a norm": records.rows - norm.values.size, **dropped}
+    dropped, rows = dict(records.dropped), records.rows - records.normless
+    if norm.steps is None and rows > norm.values.size:
+        dropped = {"without a norm": rows - norm.values.size, **dropped}
     rates = None
     if joined["lr"] is not None and rate_column is not None:
         everywhere = np.count_nonzero(np.isfinite(joined["lr"])) == np.count_nonzero(np.isfinite(rate_column.values))
@@ -173,7 +173,7 @@ def choose(
             name=name,
             format=records.format,
             columns={role: column for role, column in columns.items() if column is not None},
-            rows=norm.values.size if norm.steps is not None else records.rows + sum(records.dropped.values()),
+            rows=norm.values.size if norm.steps is not None else rows + sum(records.dropped.values()),
             kind_known=kind is not None,
             optimizer=optimizer,
             notes=tuple(notes),

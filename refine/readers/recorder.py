@@ -9,6 +9,7 @@ left out, so that the log of a run that goes on can be read. Rows of calls that 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from .. import recorded
 from ..errors import RefineError
 from ..files import printable
-from ..hygiene import UNDONE, last_of_each_step, match
+from ..hygiene import UNDONE, clipping_plateau, last_of_each_step, match
 from ..norms import Travel
 from ..recorded import CLIP, TRAVEL
 from . import json_text
@@ -34,8 +35,8 @@ from .settings import optimizer_name, pick
 
 __all__ = ["FORMAT", "as_clipped", "travelled"]
 
-_CLEARLY = 1.1
-"""A coefficient above this is no rounding."""
+_ROUNDING, _CLEARLY = 1e-5, 1.1
+"""A coefficient within the first of a value has that value; one above the second is no rounding."""
 
 
 def _header(log: Log) -> dict[str, Any] | None:
@@ -52,28 +53,23 @@ def _header(log: Log) -> dict[str, Any] | None:
 
 def _read(log: Log, options: ReadOptions) -> Records:
     header = _header(log) or {}
-    version = header.get("format_version")
-    if version != recorded.FORMAT_VERSION:
-        raise RefineError(
-            f"the log has format version {printable(repr(version), limit=40)} and this refine reads "
-            f"{recorded.FORMAT_VERSION}; upgrade lr-refine"
-        )
+    _check_version(header)
     is_csv = log.first_line.startswith("#")
-    run = _Run(Rows(options))
+    run = _Run(Rows(options), header)
     for row in _csv_rows(log) if is_csv else _json_rows(log):
         run.add(row)
-    run.rows.planned_steps = planned(header.get("planned_steps"))
-    settings = header.get("settings")
+    run.rows.planned_steps = planned(run.header.get("planned_steps"))
+    settings = run.header.get("settings")
     settings = settings if isinstance(settings, Mapping) else {}
     records = run.without_undone(
         run.rows.records(
             f"GradNormRecorder, {'CSV' if is_csv else 'JSON lines'}",
-            Facts(clipping="pre" if header.get("clipping") == "pre" else "unknown", lr_alignment="this_step"),
-            settings=pick({**settings, "grad_clip": settings.get("clip"), "optimizer": header.get("optimizer")}),
+            Facts(clipping="pre" if run.header.get("clipping") == "pre" else "unknown", lr_alignment="this_step"),
+            settings=pick({**settings, "grad_clip": settings.get("clip"), "optimizer": run.header.get("optimizer")}),
         )
     )
     records = replace(records, notes=(*records.notes, *_misplaced(run, records)))
-    if not records.rows:
+    if records.rows == records.normless:
         lost = ", ".join(f"{count} {reason}" for reason, count in records.dropped.items())
         raise RefineError(
             f"the log holds its header and no update yet{f' ({lost})' if lost else ''}; "
@@ -82,16 +78,27 @@ def _read(log: Log, options: ReadOptions) -> Records:
     return records
 
 
+def _check_version(header: Mapping[str, Any]) -> None:
+    version = header.get("format_version")
+    if version != recorded.FORMAT_VERSION:
+        raise RefineError(
+            f"the log has format version {printable(repr(version), limit=40)} and this refine reads "
+            f"{recorded.FORMAT_VERSION}; upgrade lr-refine"
+        )
+
+
 @dataclass(slots=True)
 class _Run:
-    """Rows of updates that were made, and marks of those that were not."""
+    """Rows of updates that were made, and marks of those that were not; the header is that of the last resume."""
 
     rows: Rows
+    header: Mapping[str, Any]
     marks: list[tuple[int, float]] = field(default_factory=list)
     last: float = 0.0
     skipped: int = 0
     finite: int = 0  # of the skipped ones: calls that were no updates
     since_resumed: int = 0  # of those
+    normless: list[int] = field(default_factory=list)
     unreadable: int = 0
     last_bad: bool = False
 
@@ -99,19 +106,27 @@ class _Run:
         """Take one line in; None is one that cannot be read."""
         self.last_bad = row is None
         self.unreadable += row is None
-        if row is None or row.get("format") == recorded.FORMAT:
+        if not row:
+            return
+        if row.get("format") == recorded.FORMAT:
+            _check_version(row)
+            self.header = row
             return
         step = number(row.get("step"))
         if step is not None and number(row.get("resumed")):
             self.marks.append((self.rows.count, step))
             self.since_resumed = 0
-        self.last = max(self.last, step or 0.0)
+        if step is not None and math.isfinite(step):
+            self.last = max(self.last, step)
         if number(row.get("skipped")):
             self.skipped += 1
             norm = number(row.get("grad_norm_l2"))
             no_update = norm is not None and math.isfinite(norm)
             self.finite += no_update
             self.since_resumed += no_update
+            if not no_update:  # its rate is one of the schedule all the same
+                self.normless.append(self.rows.count)
+                self.rows.add({name: value for name, value in row.items() if name == "step" or name[:2] == "lr"})
         else:
             made = {name: value for name, value in row.items() if name not in ("skipped", "resumed")}
             self.rows.add({**made, "step": step - self.since_resumed} if step and self.since_resumed else made)
@@ -119,7 +134,9 @@ class _Run:
     def without_undone(self, records: Records) -> Records:
         """Leave out what a resume has undone; with the account of all that was left out."""
         keep = ~self._undone(records)
-        undone = int(np.count_nonzero(~keep))
+        has_norm = np.ones(records.rows, dtype=bool)
+        has_norm[self.normless] = False
+        undone = int(np.count_nonzero(~keep & has_norm))
         dropped = {
             "truncated last line": int(self.last_bad),
             "unreadable lines": self.unreadable - self.last_bad,
@@ -131,12 +148,15 @@ class _Run:
         for column in records.columns:
             rows = column.places
             mine = keep[rows]
-            columns.append(replace(column, values=column.values[mine], rows=place[rows[mine]]) if undone else column)
+            columns.append(
+                replace(column, values=column.values[mine], rows=place[rows[mine]]) if not keep.all() else column
+            )
         return replace(
             records,
             columns=columns,
-            rows=records.rows - undone,
+            rows=int(np.count_nonzero(keep)),
             dropped={reason: count for reason, count in dropped.items() if count},
+            normless=int(np.count_nonzero(keep & ~has_norm)),
         )
 
     def _undone(self, records: Records) -> NDArray[np.bool_]:
@@ -167,6 +187,20 @@ def _misplaced(run: _Run, records: Records) -> Iterator[str]:
             "after the last one; "
             + ("the skipped rows do not count here" if run.finite else "--total-steps says the updates of the next run")
         )
+    l2, dual = _column("grad_norm_l2", records), _column("grad_norm_dual", records)
+    top = clipping_plateau(l2.values[np.isfinite(l2.values)]) if l2 and dual and dual.values.size else None
+    if top is not None:
+        yield (
+            f"{top.share:.0%} of the l2 norms are at their maximum {top.value:g}: record() was called after clipping, "
+            "which hides all above; call it before"
+        )
+    shrunk, power = (np.zeros(0), np.zeros(0)) if logged is None else np.frexp(logged.values)
+    scaled = np.count_nonzero((power < -2) & (np.abs(shrunk - 0.5) < _ROUNDING))
+    if scaled > 2:
+        yield (
+            f"{scaled:,} gradients shrank by a power of two between record() and the step: the loss was scaled, and so "
+            "are the norms, which follow the scale; give scaler=... to GradNormRecorder"
+        )
     grown = 0 if logged is None else np.count_nonzero(logged.values > _CLEARLY)
     if grown > 2 and family(optimizer_name(records.settings) or ""):
         yield (
@@ -192,6 +226,8 @@ def _csv_rows(log: Log) -> Iterator[dict[str, Any] | None]:
     norm = [_is_norm(name) for name in names]
     for line in lines:
         if line is not None and (not line or line.startswith("#")):
+            with contextlib.suppress(ValueError):  # a resumed run may have a header of its own
+                yield json_text.parse(line.removeprefix("# ")) if line.startswith("# {") else {}
             continue
         cells = [] if line is None else line.split(",")
         if len(cells) != len(names):
@@ -206,7 +242,7 @@ def _csv_rows(log: Log) -> Iterator[dict[str, Any] | None]:
 
 
 def as_clipped(norm: Column, records: Records) -> tuple[Column, list[str]]:
-    """The norms that SGD saw: times the clip coefficient, where the log holds one below 1 (`theory.md`, section 6)."""
+    """The norms that SGD saw: times the clip coefficient, where the log holds one below 1."""
     logged = _column(CLIP, records)
     if logged is None or norm.steps is not None or logged.steps is not None:
         return norm, []

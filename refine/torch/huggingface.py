@@ -99,6 +99,11 @@ class Recording(TrainerCallback):
         """Get ready for the next update."""
         self._begin_update()
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what there is: a run that resumes from the checkpoint goes on behind it."""
+        if self._recorder is not None:
+            self._recorder.flush()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -109,6 +109,11 @@ class GradNormCallback(Callback):
             self._recorder.record(loss=self._loss)
         self._loss = None
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write what there is: a run that resumes from the checkpoint goes on behind it."""
+        if self._recorder is not None:
+            self._recorder.flush()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the log, and compare the updates with the horizon of the schedule."""
         self._end(None)

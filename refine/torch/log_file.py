@@ -1,7 +1,8 @@
 """The file that a recorder appends to: whole lines, one writer, readable at any moment.
 
 Format version 1. JSONL: a header object, then an object a row. CSV: the header object behind ``# ``, the names, then
-a row a line. `refine.readers.recorder` reads both.
+a row a line. A resumed run writes its header before its first row, if it is another one. `refine.readers.recorder`
+reads both.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class LogFile:
         self.path = Path(path)
         self.names: list[str] | None = None
         self.header: dict[str, Any] = {}
-        self.inherited = False
+        self.inherited = self._begun = False
         self._descriptor = -1
         if self.path.suffix not in (".jsonl", ".csv"):
             raise RefineError(f"a log is a .jsonl or .csv file, not {printable(self.path.name)!r}: change the suffix")
@@ -80,19 +81,21 @@ class LogFile:
             raise
 
     def append(self, rows: Sequence[Mapping[str, float]], header: Mapping[str, Any]) -> str:
-        """Write rows, in one call; before the first ones the header. Nothing stays of rows that do not fit the disk.
+        """Write rows, in one call; before the first ones the header, unless it is the file's last.
 
-        Values that are not finite are left out. A CSV has the columns of its first rows; returns the names of values
-        that have none.
+        Nothing stays of rows that do not fit the disk. Values that are not finite are left out. A CSV has the columns
+        of its first rows; returns the names of values that have none.
         """
         if self.inherited:
             raise OSError(errno.EBADF, "it belongs to the process that this one was forked from")
         lines = []
         start = self.names is None
+        head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
+        if start or (not self._begun and json.loads(head) != self.header):
+            lines = [f"# {head}" if self._is_csv else head]
         if start:
             self.names = list(dict.fromkeys(name for row in rows for name in row))
-            head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
-            lines = [f"# {head}", _csv_line(self.names)] if self._is_csv else [head]
+            lines += [_csv_line(self.names)] if self._is_csv else []
         lines += [self._line(row) for row in rows]
         data = memoryview("".join(f"{line}\n" for line in lines).encode())
         size = os.fstat(self._descriptor).st_size
@@ -104,6 +107,7 @@ class LogFile:
                 os.ftruncate(self._descriptor, size)
             self.names = None if start else self.names
             raise
+        self._begun = True
         known = set(self.names or ())
         given = {name for row in rows for name, value in row.items() if math.isfinite(value)}
         return ", ".join(sorted(given - known)) if self._is_csv else ""
@@ -148,16 +152,17 @@ class LogFile:
     def _take_up(self, append: bool) -> None:
         """Look at what the file holds; take away a last line that was cut. Into a damaged file nothing is written."""
         name, kind = printable(self.path), os.fstat(self._descriptor).st_mode
-        if stat.S_ISFIFO(kind):
-            raise OSError(errno.ESPIPE, "it is a pipe, and a full one would hold up the run; name a file")
-        if not stat.S_ISREG(kind):
-            return
+        if not stat.S_ISREG(kind):  # a full pipe would hold up the run
+            raise OSError(errno.ESPIPE, "it is no regular file; name another one")
         with open(self._descriptor, "rb", closefd=False) as stream:
             head = stream.readline(_LONGEST)
             columns = stream.readline(_LONGEST) if self._is_csv else b"\n"
             # A CSV has begun with its names.
-            end = _end_of_lines(stream) if head.endswith(b"\n") and columns.endswith(b"\n") else 0
-        begin = f'{"# " if self._is_csv else ""}{{"format": "{FORMAT}"'.encode()
+            end = _end_of(b"\n", stream) if head.endswith(b"\n") and columns.endswith(b"\n") else 0
+            begin = f'{"# " if self._is_csv else ""}{{"format": "{FORMAT}"'.encode()
+            if later := _end_of(b"\n" + begin, stream):  # of a run that went on
+                stream.seek(later - len(begin))
+                head = stream.readline(_LONGEST) if later < end else head
         # Where the power failed, a file may be of its full size and hold zeros.
         if not head.startswith((begin[: len(head)] if end == 0 else begin, b"\0")):
             raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
@@ -192,7 +197,7 @@ def _header(line: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, RecursionError):
         known = False
     if not known:
-        raise _damaged("its first line cannot be read as the header of a log")
+        raise _damaged("its header cannot be read")
     return dict(header)
 
 
@@ -208,16 +213,19 @@ def _names(line: bytes) -> list[str]:
     return names
 
 
-def _end_of_lines(stream: io.BufferedReader) -> int:
-    """Where the last whole line of a file ends."""
-    end = stream.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65_536)
+def _end_of(text: bytes, stream: io.BufferedReader) -> int:
+    """Where a text ends that a file holds, the last time; 0 where it does not."""
+    start = stream.seek(0, os.SEEK_END)
+    after = b""
+    while start > 0:
+        size = min(start, 65_536)
+        start -= size
         stream.seek(start)
-        found = stream.read(end - start).rfind(b"\n")
+        block = stream.read(size) + after
+        found = block.rfind(text)
         if found >= 0:
-            return start + found + 1
-        end = start
+            return start + found + len(text)
+        after = block[: len(text) - 1]
     return 0
 
 

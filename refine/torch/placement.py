@@ -21,8 +21,8 @@ GREW = (
     "and before clipping and optimizer.step()"
 )
 AFTER_CLIPPING = (
-    "most l2 norms equal one largest value, as after clipping: call record() before the gradient is clipped, which "
-    "hides all above the threshold"
+    "{} l2 norms equal one largest value, as after clipping: call record() before the gradient is clipped or "
+    "normalised, which hides all above"
 )
 
 
@@ -58,18 +58,21 @@ class Placement:
         return self._problem
 
     def clipped(self) -> str:
-        """What is wrong where most norms are at their maximum, and the others are spread below it.
+        """What is wrong where most norms are at their maximum and the others spread below it, or all at a round one.
 
-        Norms that are all the same may be those of a normalised gradient, and slowly falling ones lie close together.
+        Slowly falling ones, of all data at a low rate, lie close together too; but not at a number of two digits.
         """
         norms = np.array(self._norms)
         if norms.size <= _LEAST:
             return ""
+        top = float(norms.max())
+        if norms.min() >= (1.0 - _ROUNDING) * top and abs(top - float(f"{top:.1e}")) < _ROUNDING * top:
+            return AFTER_CLIPPING.format("all")
         below = norms[norms < (1.0 - _ROUNDING) * norms.max()]
         at_top = norms.size - below.size
         if not (below.size and at_top >= _LEAST and 2 * at_top > norms.size):
             return ""
-        return AFTER_CLIPPING if at_top >= 5 * np.count_nonzero(below >= 0.999 * below.max()) else ""
+        return AFTER_CLIPPING.format("most") if at_top >= 5 * np.count_nonzero(below >= 0.999 * below.max()) else ""
 
 
 def _equal(a: float, b: float, tolerance: float) -> bool:

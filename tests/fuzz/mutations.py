@@ -300,7 +300,7 @@ def _column(random: Random, data: bytes) -> bytes:
 def _scale(random: Random, data: bytes) -> bytes:
     """Multiply all numbers with a point: tiny, huge or negative norms and rates."""
     factor = random.choice([1e300, 1e-300, 1e-320, 1e155, 1e-160, -1.0, 0.0, 1e16])
-    return re.sub(rb"\d+\.\d+(?:[eE][-+]?\d+)?", lambda match: repr(float(match[0]) * factor).encode(), data)
+    return re.sub(rb"(?<!\d)\d+\.\d+(?:[eE][-+]?\d+)?", lambda match: repr(float(match[0]) * factor).encode(), data)
 
 
 def _steps(random: Random, data: bytes) -> bytes:

@@ -407,3 +407,33 @@ def test_an_optimizer_of_no_known_family_is_called_by_its_name(make_log, text, n
     assert (result.optimizer, result.optimizer_source) == ("adam", "assumed")
     shown = name.replace("\x1b", "\\x1b")
     assert result.assumptions[0] == f"optimizer adam for {shown} from the log, whose family is not known (--optimizer)"
+
+
+@pytest.mark.parametrize("skips", [0, 1, 4])
+def test_rates_of_skipped_updates_count(make_log, text, skips):
+    """A loss scaler begins too high and skips the first updates; the schedule of the run goes on meanwhile."""
+    lost = {"skipped": 1, "grad_norm_l1": None, "grad_norm_l2": None, "grad_norm_dual": None}
+    logged = [row(t, lr=0.1 * (1 - (t - 1) / 40), **(lost if t <= skips else {"skipped": None})) for t in range(1, 41)]
+    norms = read_norms(make_log(text(logged)))
+    assert norms.steps.tolist() == list(range(skips + 1, 41))
+    assert dict(norms.dropped) == ({"skipped by the run": skips} if skips else {})
+    assert norms.source.rows == 40
+    result = fit(norms)
+    assert (result.prior.warmup_steps, result.prior.peak_lr) == (0, pytest.approx(0.1))
+
+
+def test_what_a_resume_has_undone_of_skipped_updates_is_counted_once(make_log, text):
+    lost = {"skipped": 1, "grad_norm_l1": None, "grad_norm_l2": None, "grad_norm_dual": None}
+    logged = [row(t, **(lost if t in (5, 25) else {"skipped": None}), resumed=None) for t in range(1, 31)]
+    norms = read_norms(make_log(text([*logged, *(row(t, resumed=int(t == 21), skipped=None) for t in range(21, 41))])))
+    assert norms.steps.tolist() == [t for t in range(1, 41) if t != 5]
+    assert dict(norms.dropped) == {"skipped by the run": 2, "superseded by a resume": 9}
+
+
+def test_a_scaled_loss_and_clipping_before_the_call_are_told(make_log, text):
+    scaled = [row(t, clip_coefficient=2.0**-16) for t in range(1, 41)]
+    (note,) = [note for note in read_norms(make_log(text(scaled))).source.notes if "power of two" in note]
+    assert note.startswith("40 gradients shrank by a power of two between record() and the step: the loss was scaled")
+    cut = [row(t, grad_norm_l2=0.5 if t % 3 else 0.01 * t) for t in range(1, 41)]
+    (note,) = [note for note in read_norms(make_log(text(cut))).source.notes if "after clipping" in note]
+    assert note.startswith("68% of the l2 norms are at their maximum 0.5: record() was called after clipping, which")

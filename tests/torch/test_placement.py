@@ -277,7 +277,19 @@ class TestAfterClipping:
             optimizer.step()
 
         _, told = train(update, updates=60)
-        assert told == [AFTER_CLIPPING]
+        assert told == [AFTER_CLIPPING.format("most")]
+
+    @pytest.mark.parametrize("threshold", [0.1, 1e-3])
+    def test_all_norms_at_a_round_threshold_are_told(self, network, train, threshold):
+        def update(t, optimizer, recorder):
+            optimizer.zero_grad()
+            backward(network)
+            nn.utils.clip_grad_norm_(network.parameters(), threshold)
+            recorder.record()
+            optimizer.step()
+
+        _, told = train(update, updates=60)
+        assert told == [AFTER_CLIPPING.format("all")]
 
     def test_in_the_right_place_it_is_not(self, network, train):
         def update(t, optimizer, recorder):
@@ -293,9 +305,9 @@ class TestAfterClipping:
     @pytest.mark.parametrize(
         "norms",
         [
-            np.ones(200),  # of a normalised gradient
-            1.0 - 1e-7 * np.arange(200),  # of the whole data set, where the rate is low
-            1.0 - 1e-6 * np.arange(200),
+            np.full(200, 1.0327),
+            1.0327 - 1e-7 * np.arange(200),  # of the whole data set, where the rate is low
+            1.0327 - 1e-6 * np.arange(200),
             np.repeat([1.0, 0.9], 100),
             1.0 + np.arange(200) % 2,
             np.append(np.ones(10), 0.5),
