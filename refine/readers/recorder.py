@@ -176,16 +176,18 @@ def _misplaced(run: _Run, records: Records) -> Iterator[str]:
     """What tells that the rows are not one an update, or not of the gradient that the step saw."""
     last, logged = int(run.last), _column(CLIP, records)
     planned_steps, skipped = records.planned_steps or last, run.skipped - run.finite
-    signs = []
-    if last - skipped > planned_steps and not run.marks:  # a run that is resumed may be prolonged
-        signs.append(f"{last:,} rows are more than the {planned_steps:,} planned updates")
+    over = last - skipped > planned_steps and not run.marks  # a run that is resumed may be prolonged
+    more = f"{last:,} rows are more than the {planned_steps:,} planned updates" if over else ""
     if run.finite > 1:  # one may be where the run was cut
-        signs.append(f"{run.finite:,} finite gradients are marked as skipped, which a GradScaler never skips")
-    if signs:
         yield (
-            f"{'; '.join(signs)}: record() was called more than once per update, as after every micro-batch; call it "
-            "after the last one; "
-            + ("the skipped rows do not count here" if run.finite else "--total-steps says the updates of the next run")
+            f"{more}{'; ' if more else ''}{run.finite:,} finite gradients are marked as skipped, which a GradScaler "
+            "never skips: record() was called more than once per update, as after every micro-batch, or the loop "
+            "skipped updates; they do not count here; call record() after the last micro-batch"
+        )
+    elif more:
+        yield (
+            f"{more}: the run went past its plan, or record() was called more than once per update; --total-steps says "
+            "the updates of the next run"
         )
     l2, dual = _column("grad_norm_l2", records), _column("grad_norm_dual", records)
     top = clipping_plateau(l2.values[np.isfinite(l2.values)]) if l2 and dual and dual.values.size else None
@@ -204,8 +206,8 @@ def _misplaced(run: _Run, records: Records) -> Iterator[str]:
     grown = 0 if logged is None else np.count_nonzero(logged.values > _CLEARLY)
     if grown > 2 and family(optimizer_name(records.settings) or ""):
         yield (
-            f"{grown:,} gradients were larger in the step than record() saw them ({CLIP} above 1): record() was called "
-            "after optimizer.step() or before the last backward(); call it between them"
+            f"{grown:,} gradients were larger in the step than record() saw them ({CLIP} above 1): the loop added to "
+            "them or normalised them, or record() was called after optimizer.step() or before the last backward()"
         )
 
 

@@ -163,11 +163,17 @@ class LogFile:
             if later := _end_of(b"\n" + begin, stream):  # of a run that went on
                 stream.seek(later - len(begin))
                 head = stream.readline(_LONGEST) if later < end else head
+            stream.seek(end)
+            cut = stream.read(_LONGEST)
         # Where the power failed, a file may be of its full size and hold zeros.
         if not head.startswith((begin[: len(head)] if end == 0 else begin, b"\0")):
             raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
         if b"\0" in head + columns or _LONGEST in (len(head), len(columns)):
             raise _damaged("its first lines are no text, or have no end")
+        if (
+            b"\r" in (head + columns).replace(b"\r\n", b"") + cut[:-1]
+        ):  # all that follows looks like one line that was cut
+            raise _damaged("its lines end in carriage returns")
         if end > 0:
             self.header = _header(head.removeprefix(b"# "))
             version = self.header["format_version"]

@@ -18,7 +18,7 @@ AFTER_STEP = (
 )
 GREW = (
     "the gradient is larger in the step than record() saw it: call record() once per update, after the last backward() "
-    "and before clipping and optimizer.step()"
+    "and before clipping and optimizer.step(); all is well where the loop itself adds to the gradient in between"
 )
 AFTER_CLIPPING = (
     "{} l2 norms equal one largest value, as after clipping: call record() before the gradient is clipped or "
@@ -51,23 +51,26 @@ class Placement:
         # By chance no gradient has the norm to which the one before it was changed.
         late = _equal(before, last_after, _SAME) and not _equal(before, last_before, _ROUNDING)
         self._late = self._late + 1 if late else 0
-        self._grown += after > _CLEARLY**2 * before and not self._rewritten
-        if _equal(before, after, _ROUNDING):
-            self._norms.append(before**0.5)
+        normalised = _equal(after, last_after, _ROUNDING)
+        self._grown += after > _CLEARLY**2 * before and not (self._rewritten or normalised)
+        self._norms.append(before**0.5 if _equal(before, after, _ROUNDING) else math.nan)
         self._problem = self._problem or (AFTER_STEP if self._late > 1 else GREW if self._grown > 2 else "")
         return self._problem
 
     def clipped(self) -> str:
         """What is wrong where most norms are at their maximum and the others spread below it, or all at a round one.
 
-        Slowly falling ones, of all data at a low rate, lie close together too; but not at a number of two digits.
+        Slowly falling ones, of all data at a low rate, lie close together too, but not at a number of two digits; and
+        those of a constant gradient are the same to the last bit.
         """
-        norms = np.array(self._norms)
+        every = np.array(self._norms)
+        norms = every[~np.isnan(every)]  # in the step the gradient was as at the call
         if norms.size <= _LEAST:
             return ""
-        top = float(norms.max())
-        if norms.min() >= (1.0 - _ROUNDING) * top and abs(top - float(f"{top:.1e}")) < _ROUNDING * top:
-            return AFTER_CLIPPING.format("all")
+        top, low = float(norms.max()), float(norms.min())
+        if low >= (1.0 - _ROUNDING) * top:
+            round_one = abs(top - float(f"{top:.1e}")) < _ROUNDING * top
+            return AFTER_CLIPPING.format("all") if round_one and low < top and norms.size == every.size else ""
         below = norms[norms < (1.0 - _ROUNDING) * norms.max()]
         at_top = norms.size - below.size
         if not (below.size and at_top >= _LEAST and 2 * at_top > norms.size):

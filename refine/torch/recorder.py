@@ -43,7 +43,7 @@ _REPLACED = "replaced"
 
 _AGAIN = (
     "record() was called twice between two steps of the optimizer: the last call counts; call it once per update, "
-    "after the last backward()"
+    "after the last backward(); all is well where the loop itself skips updates"
 )
 _MOST_CALLS = 512
 """Rows without a step of the optimizer; after more its steps run no hooks."""
@@ -180,14 +180,18 @@ class GradNormRecorder:
         self._told: set[str] = set()
         self._lost = False  # what is sent together with other processes failed
         self._clipping = "pre"
-        self._placement = Placement(rewritten=not type(optimizer).__module__.startswith("torch."))
+        self._reevaluates = isinstance(optimizer, torch.optim.LBFGS)  # several gradients in a step
+        foreign = not type(optimizer).__module__.startswith("torch.")
+        self._placement = Placement(rewritten=foreign or self._reevaluates)
         self._flushed = time.monotonic()
         self._file: LogFile | None = None
         if rank() == 0 and not _imported_by_worker():
             try:
                 self._file = LogFile(path, append=step is not None)
-            except OSError as error:
-                _warn(f"cannot write {printable(path)}: {error.strerror}", stacklevel=3)
+            except RefineError:
+                raise
+            except (OSError, ValueError) as error:  # such as a path that holds a NUL
+                _warn(f"cannot write {printable(path)}: {getattr(error, 'strerror', error)}", stacklevel=3)
         inner = getattr(optimizer, "optim", None)  # of ZeRO, which has no state of its own
         self._inner = inner if isinstance(inner, Optimizer) else optimizer
         self._no_state = own_norm == "state" and self._inner is not optimizer and "eps" in self._inner.defaults
@@ -423,11 +427,8 @@ class GradNormRecorder:
             if loss is not None:
                 self._note_one(row, "loss", local(loss))
         except Exception:
-            shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-            self._tell(
-                f"a loss of type {printable(type(loss).__name__)}{shape} is not recorded; give one real number, "
-                "such as its mean"
-            )
+            kind = printable(type(loss).__name__)
+            self._tell(f"a loss of type {kind} is not recorded; give one real number, such as its mean")
 
     def _note_one(self, row: _Row, name: str, value: Any) -> None:
         is_tensor = isinstance(value, Tensor)
@@ -504,8 +505,8 @@ class GradNormRecorder:
         finite = math.isfinite(whole)
         skipped = not (row.stepped or (row.cut and finite)) if seen else self._scaled and not finite
         # What is not finite is skipped, by a scaler or by the loop itself.
-        if (skipped and finite) or (row.replaced and math.isfinite(found(_REPLACED))):
-            self._tell(_AGAIN)
+        again = (skipped and finite) or (row.replaced and math.isfinite(found(_REPLACED)))
+        self._tell(_AGAIN if again and not self._reevaluates else "")
         if self._no_state and row.stepped and not any(own.values()):
             self._tell(
                 f"{type(self._optimizer).__name__} has in each process the state of some parameters only: the own norm "

@@ -369,8 +369,8 @@ class TestRowsThatAreNoUpdates:
         (note,) = self.told(make_log, text(self.marked(160)))
         assert note == (
             "160 rows are more than the 40 planned updates; 120 finite gradients are marked as skipped, which a "
-            "GradScaler never skips: record() was called more than once per update, as after every micro-batch; call "
-            "it after the last one; the skipped rows do not count here"
+            "GradScaler never skips: record() was called more than once per update, as after every micro-batch, or the "
+            "loop skipped updates; they do not count here; call record() after the last micro-batch"
         )
 
     def test_rows_that_are_no_updates_do_not_count(self, make_log, text):
@@ -383,7 +383,7 @@ class TestRowsThatAreNoUpdates:
 
     def test_each_by_itself(self, make_log, text):
         (note,) = self.told(make_log, text(rows(160)))
-        assert note.startswith("160 rows are more than the 40 planned updates: record() was")
+        assert note.startswith("160 rows are more than the 40 planned updates: the run went past its plan, or record()")
         (note,) = self.told(make_log, text(self.marked(160), HEADER | {"planned_steps": None}))
         assert note.startswith("120 finite gradients are marked as skipped, which a GradScaler never skips: record()")
 

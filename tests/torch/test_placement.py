@@ -320,6 +320,56 @@ class TestAfterClipping:
         assert placement.clipped() == ""
 
 
+class TestCorrectLoopsHearNothing:
+    def test_a_gradient_that_is_normalised_after_the_call(self, network, train):
+        def update(t, optimizer, recorder):
+            optimizer.zero_grad()
+            backward(network, 0.001)
+            recorder.record()
+            norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+            for p in network.parameters():
+                p.grad /= norm
+            optimizer.step()
+
+        assert train(update, updates=60)[1] == []
+
+    def test_a_gradient_that_is_constant(self, network, train):
+        def update(t, optimizer, recorder):
+            for p in network.parameters():
+                p.grad = torch.ones_like(p)
+            recorder.record()
+            optimizer.step()
+
+        assert train(update, updates=60)[1] == []
+
+    def test_every_gradient_of_lbfgs(self, network, train):
+        x = torch.randn(8, 20)
+
+        def update(t, optimizer, recorder):
+            def closure():
+                optimizer.zero_grad()
+                loss = (network(x) - x).square().mean()
+                loss.backward()
+                recorder.record()
+                return loss
+
+            optimizer.step(closure)
+
+        assert train(update, make=torch.optim.LBFGS, updates=30)[1] == []
+
+
+def test_losses_of_many_shapes_are_told_once(network, train):
+    def update(t, optimizer, recorder):
+        optimizer.zero_grad()
+        backward(network)
+        recorder.record(torch.ones(t + 2))
+        optimizer.step()
+
+    found, told = train(update)
+    assert len(told) == 1
+    assert not any("loss" in row for row in found)
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
 def test_nothing_is_read_on_the_host_where_calls_are_replaced(tmp_path, make):
     """A meta tensor has no values: whoever asks for one fails."""

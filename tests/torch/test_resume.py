@@ -161,3 +161,23 @@ def test_a_run_that_supersedes_another_is_read_with_its_own_plan(tmp_path, suffi
     assert path.read_text().count("refine-gradient-norms") == 4  # the third run had the same header as the second
     norms = read_norms(path)
     assert (norms.steps.size, norms.total_steps, norms.source.settings["momentum"]) == (200, 200, 0.9)
+
+
+@pytest.mark.parametrize("whole_lines", [0, 1, 2])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_log_whose_lines_end_in_carriage_returns_is_left_as_it_is(tmp_path, suffix, whole_lines):
+    """What follows the last newline is no line that was cut."""
+    path = tmp_path / f"run.{suffix}"
+    train(path, step=None)
+    lines = path.read_bytes().splitlines()
+    text = b"".join(line + (b"\n" if i < whole_lines else b"\r") for i, line in enumerate(lines))
+    path.write_bytes(text)
+    with pytest.warns(RefineWarning, match="lines end in carriage returns: the file is damaged; move it away") as told:
+        train(path, step=3)
+    assert len(told) == 1
+    assert path.read_bytes() == text
+
+
+def test_a_path_that_cannot_be_warns_once(network):
+    with pytest.warns(RefineWarning, match=r"cannot write a\\x00b\.jsonl: embedded null byte"):
+        GradNormRecorder(torch.optim.SGD(network.parameters(), lr=0.1), "a\0b.jsonl").close()
