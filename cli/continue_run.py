@@ -49,7 +49,7 @@ def continue_run(
       refine continue run.csv --at 900 --total-steps 2000 --prior-schedule cosine --logged-steps 1000
 
     It holds the present rate as long as that is best and anneals then; only --rewarm lets it rise. The files hold
-    the whole run, the updates done first: resume with make_scheduler(optimizer, last_epoch=STEP - 1).
+    the whole run, the updates done first: resume with make_scheduler(optimizer, last_epoch=STEP - 1, peak_lr=PEAK).
     """
     from refine.continuation import continue_run as best_rest
     from refine.export import refuse_existing

@@ -262,7 +262,7 @@ class TestModule:
         module.make_scheduler(optimizer, last_epoch=8)
         assert rates(optimizer) == [0.5 * module.multiplier(9)]
 
-    @pytest.mark.parametrize("peak_lr", [0.0, -1.0, float("nan"), "1e-3", [1.0, 0.1]])
+    @pytest.mark.parametrize("peak_lr", [0.0, -1.0, float("nan"), float("inf"), True, "1e-3", [1.0, 0.1]])
     def test_the_peak_is_checked(self, module, parameters, peak_lr):
         with pytest.raises(ValueError, match="peak_lr is") as caught:
             module.make_scheduler(SGD(groups(parameters)), peak_lr=peak_lr)

@@ -200,6 +200,6 @@ def make_scheduler(optimizer, total_steps=None, schedule=None, last_epoch=-1, sc
         raise ValueError(f"total_steps is {total_steps!r}; it must be a positive integer, the number of updates")
     if last_epoch < -1:
         raise ValueError(f"last_epoch is {last_epoch!r}; it must be the last update done, or -1 to start")
-    if peak_lr is not None and not (hasattr(peak_lr, "__float__") and peak_lr > 0):
+    if peak_lr is not None and (peak_lr is True or not hasattr(peak_lr, "__float__") or not 0 < peak_lr < 1e9):
         raise ValueError(f"peak_lr is {peak_lr!r}; it must be a positive number")
     return RefinedLR(optimizer, index(steps), _known(schedule), last_epoch, scale_weight_decay, peak_lr)

@@ -423,7 +423,7 @@ def _digest(schedule: Schedule) -> str:
 
 def _peaks(peak_lr: ArrayLike, groups: int) -> list[float]:
     try:
-        rates = np.asarray(peak_lr, dtype=np.float64)
+        rates = np.array(np.nan) if isinstance(peak_lr, (bool, str)) else np.asarray(peak_lr, dtype=np.float64)
     except (TypeError, ValueError):
         rates = np.array(np.nan)
     if rates.shape not in ((), (groups,)) or not np.all((rates >= 0.0) & (rates < np.inf)):

@@ -245,7 +245,19 @@ class TestPoint2PeakRate:
         assert rates(optimizer) == pytest.approx([2.0 * H[0], 0.5 * H[0]])
 
     @pytest.mark.parametrize(
-        "peak_lr", [-1.0, float("nan"), [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], "high\n", {"a": 1.0}, [1.0, float("inf")]]
+        "peak_lr",
+        [
+            True,
+            "1e-3",
+            -1.0,
+            float("nan"),
+            [1.0],
+            [1.0, 2.0, 3.0],
+            [[1.0, 2.0]],
+            "high\n",
+            {"a": 1.0},
+            [1.0, float("inf")],
+        ],
     )
     def test_it_is_checked(self, peak_lr):
         optimizer = make_optimizer()
