@@ -5,7 +5,8 @@
 Four kinds of runs in turn: ``refine fit --force``, mostly onto an older result, ``refine fit --each --force``, and
 recording into JSONL and into CSV with a worker of a DataLoader. Half of them are killed by SIGKILL, which workers
 survive, half by SIGTERM; half on a file system that fills up (a tmpfs: run it as root, or under ``unshare -rm``). Half
-of the fits are killed at a random moment, half while their files are being written.
+of the fits are killed at a random moment, half while their files are being written; a third of the recordings before
+their first row.
 
 After each: every file is the old one or the new one, whole; a folder holds old files or new ones, not both, unless
 SIGKILL struck between the renames; a log has every row that was flushed, reads, and is not locked; SIGTERM leaves
@@ -219,12 +220,12 @@ class Case:
 
     def record(self) -> str:
         log = self.place / f"run.{self.kind}"
-        log.touch()
         self.fill(30_000)
         process = self.start([sys.executable, "-c", RECORD, str(log), "0"])
-        while process.poll() is None and not self.said.stat().st_size:
-            time.sleep(0.01)  # the first rows are in the file, or it has ended
-        killed = self.end(process, self.random.uniform(0.0, self.seconds["record"]))
+        early = self.random.random() < 0.3  # before the first row
+        while process.poll() is None and not (log.exists() if early else self.said.stat().st_size):
+            time.sleep(0.01)
+        killed = self.end(process, self.random.uniform(0.0, 0.2 if early else self.seconds["record"]))
         said = self.said.read_text().splitlines()
         flushed = max((int(line) for line in said if line.isdigit()), default=0)
         if not killed:
@@ -246,6 +247,8 @@ class Case:
     @staticmethod
     def rows(log: Path) -> int:
         """Updates in a log, which must be 1, 2, ... without a gap; whole lines count, as for the reader."""
+        if not log.exists():
+            return 0
         if log.read_bytes().count(b"\n") < (4 if log.suffix == ".csv" else 3):  # too few for a log
             return max(0, log.read_bytes().count(b"\n") - (2 if log.suffix == ".csv" else 1))
         steps = read_norms(log).steps.tolist()
