@@ -126,7 +126,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_run_alone(start):
 
 
 def test_what_cannot_be_told_is_kept_for_a_day(tmp_path):
-    names = (".refine-abcdefgh", ".refine-1234_678", ".refine-x", ".refine-abcdefgh.d", ".refine-elsewher")
+    names = (".refine-schedule", ".refine-1234_678", ".refine-x", ".refine-abcdefgh.d", ".refine-elsewher")
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "refined.csv").touch()
@@ -134,10 +134,26 @@ def test_what_cannot_be_told_is_kept_for_a_day(tmp_path):
     (tmp_path / ".refine-zzzzzzzz").mkdir()  # killed before the lock was made
     clear_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
-    for name in names[1:]:
+    for name in names:
         os.utime(tmp_path / name, (0, 0))
     clear_abandoned(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".refine-abcdefgh", ".refine-x", ".refine-abcdefgh.d"}
+    assert {path.name for path in tmp_path.iterdir()} == set(names[:-1])  # without a lock it is none of ours
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "dangling"])
+def test_a_lock_that_is_none_is_left_alone(tmp_path, kind):
+    staging, target = tmp_path / ".refine-abcdefgh", tmp_path / "target"
+    staging.mkdir()
+    target.write_text(os.uname().nodename)
+    lock = staging / ".refine-lock"
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "dangling": lambda path: os.symlink("nowhere", path)}
+    make.get(kind, lambda path: os.symlink(target, path))(lock)
+    os.utime(staging, (0, 0))
+    script = "import sys, pathlib; from refine.files import clear_abandoned; clear_abandoned(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
+    assert os.path.lexists(lock)
+    assert target.exists()
 
 
 @posix
