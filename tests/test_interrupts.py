@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -375,14 +376,31 @@ def test_a_pipe_that_nobody_reads_ends_it_silently(start, arguments):
         ((2,), "fit log.csv --no-plot", 0, ""),
         ((2,), "fit none.csv --no-plot", 1, ""),
         ((0, 1, 2), "fit log.csv --no-plot", 1, ""),
+        ((2,), "fit log.csv again.csv --each --no-plot --out refined", 0, ""),
+        ((0, 2), "fit log.csv again.csv --each --no-plot --out refined", 0, ""),
     ],
 )
 def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
+    shutil.copy("log.csv", "again.csv")
     process = start(*arguments.split(), waits=False, closed=closed)
     _, stderr = process.communicate()
     assert process.returncode == code
     assert stderr.startswith(said) if said else stderr == ""
-    assert Path("refined/recommended.csv").exists() == ("log.csv" in arguments)
+    assert any(Path("refined").rglob("recommended.csv")) == ("log.csv" in arguments)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_as_python_ends_changes_nothing(name):
+    script = f"""
+import atexit, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(signal.raise_signal, signal.{name})
+from refine.cli.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @posix
