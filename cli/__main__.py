@@ -15,9 +15,8 @@ def run() -> None:
     except KeyboardInterrupt:
         ignore()
         sys.exit("\nAborted!")
-    except SystemExit as ended:
-        if ended.code:
-            ignore()
+    except SystemExit:
+        ignore()  # all is done or said
         raise
     finally:
         # An import that is interrupted in generated code makes Python end by SIGINT, until the next such code has run.

@@ -84,12 +84,11 @@ def _stand_in() -> None:
 
     Input is empty, what is said to standard error is lost; as output is asked for, writing to it fails.
     """
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 (as long as the process)
-    if sys.stdout is None:
-        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)
+            os.set_inheritable(number, True)  # by workers, which do not start without standard error
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w"))  # noqa: SIM115 (as long as the process)
 
 
 def _in_click(error: OSError) -> bool:

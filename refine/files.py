@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import unicodedata
@@ -132,12 +133,20 @@ def clear_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(staging: Path) -> bool:
-    """Whether its lock is free and was taken on this machine, as some file systems do not tell others; or it is old."""
+    """Whether its lock is free and was taken on this machine, as some file systems do not tell others; or it is old.
+
+    Without a lock it is none of ours.
+    """
+    if not stat.S_ISDIR(staging.lstat().st_mode):
+        return False
     old = time.time() - staging.stat().st_mtime > _OLD_S
-    if fcntl is None or not os.path.exists(staging / _LOCK):
-        return old
-    lock = os.open(staging / _LOCK, os.O_RDWR)
+    if fcntl is None:
+        return old and stat.S_ISREG((staging / _LOCK).lstat().st_mode)
+    # Whatever bears its name: a named pipe would wait for a writer, a link lead elsewhere.
+    lock = os.open(staging / _LOCK, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            return False
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return old or os.read(lock, 1024) == os.uname().nodename.encode()
     except BlockingIOError:

@@ -498,17 +498,23 @@ def _resolved(path: str | os.PathLike[str]) -> tuple[Path, Schedule]:
 
 
 def is_schedule(path: str | os.PathLike[str]) -> bool:
-    """Whether a file looks like one that `Schedule.save` wrote, by its first bytes; or a folder holds one."""
+    """Whether a file, compressed or not, begins like one that `Schedule.save` wrote; or a folder holds one."""
     path = Path(path)
     if path.is_dir():
         return any(is_schedule(path / name) for name in (_RECOMMENDED, _ALONE) if not (path / name).is_dir())
     if not path.is_file():  # a pipe gives its first bytes once
         return False
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if _is_plain(path):
+            with open(path, "rb") as stream:
+                head = stream.read(4096)
+        else:
+            from .readers.opening import first_bytes
+
+            head = first_bytes(path, 4096)
     except (OSError, ValueError):
         return False
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return head.startswith((b"step,multiplier\n", b"step,multiplier\r\n")) or (
         head.startswith(b"{") and re.search(rb'"format"\s*:\s*"refine-schedule"', head) is not None
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -126,7 +127,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_run_alone(start):
 
 
 def test_what_cannot_be_told_is_kept_for_a_day(tmp_path):
-    names = (".refine-abcdefgh", ".refine-1234_678", ".refine-x", ".refine-abcdefgh.d", ".refine-elsewher")
+    names = (".refine-schedule", ".refine-1234_678", ".refine-x", ".refine-abcdefgh.d", ".refine-elsewher")
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "refined.csv").touch()
@@ -134,10 +135,26 @@ def test_what_cannot_be_told_is_kept_for_a_day(tmp_path):
     (tmp_path / ".refine-zzzzzzzz").mkdir()  # killed before the lock was made
     clear_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
-    for name in names[1:]:
+    for name in names:
         os.utime(tmp_path / name, (0, 0))
     clear_abandoned(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".refine-abcdefgh", ".refine-x", ".refine-abcdefgh.d"}
+    assert {path.name for path in tmp_path.iterdir()} == set(names[:-1])  # without a lock it is none of ours
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "dangling"])
+def test_a_lock_that_is_none_is_left_alone(tmp_path, kind):
+    staging, target = tmp_path / ".refine-abcdefgh", tmp_path / "target"
+    staging.mkdir()
+    target.write_text(os.uname().nodename)
+    lock = staging / ".refine-lock"
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "dangling": lambda path: os.symlink("nowhere", path)}
+    make.get(kind, lambda path: os.symlink(target, path))(lock)
+    os.utime(staging, (0, 0))
+    script = "import sys, pathlib; from refine.files import clear_abandoned; clear_abandoned(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
+    assert os.path.lexists(lock)
+    assert target.exists()
 
 
 @posix
@@ -359,14 +376,31 @@ def test_a_pipe_that_nobody_reads_ends_it_silently(start, arguments):
         ((2,), "fit log.csv --no-plot", 0, ""),
         ((2,), "fit none.csv --no-plot", 1, ""),
         ((0, 1, 2), "fit log.csv --no-plot", 1, ""),
+        ((2,), "fit log.csv again.csv --each --no-plot --out refined", 0, ""),
+        ((0, 2), "fit log.csv again.csv --each --no-plot --out refined", 0, ""),
     ],
 )
 def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
+    shutil.copy("log.csv", "again.csv")
     process = start(*arguments.split(), waits=False, closed=closed)
     _, stderr = process.communicate()
     assert process.returncode == code
     assert stderr.startswith(said) if said else stderr == ""
-    assert Path("refined/recommended.csv").exists() == ("log.csv" in arguments)
+    assert any(Path("refined").rglob("recommended.csv")) == ("log.csv" in arguments)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_as_python_ends_changes_nothing(name):
+    script = f"""
+import atexit, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(signal.raise_signal, signal.{name})
+from refine.cli.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @posix

@@ -252,10 +252,14 @@ def test_what_looks_like_a_schedule(tmp_path):
     (tmp_path / "log.json").write_text('{"format": "other"}')
     (tmp_path / "log.csv").write_text("step,grad_norm\n1,2\n")
     schedule.save(tmp_path / "s.csv")
-    for name in ("out", "out/schedule.json", "compact.json", "s.csv"):
+    for name in ("compact.json", "s.csv", "log.csv"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    (tmp_path / "cut.csv.gz").write_bytes((tmp_path / "s.csv.gz").read_bytes()[:12])
+    for name in ("out", "out/schedule.json", "compact.json", "compact.json.gz", "s.csv"):
         assert is_schedule(tmp_path / name)
         assert Schedule.load(tmp_path / name) == schedule
-    for name in ("log.json", "log.csv", "none.json", "."):
+    assert is_schedule(tmp_path / "s.csv.gz")
+    for name in ("log.json", "log.csv", "log.csv.gz", "cut.csv.gz", "none.json", "."):
         assert not is_schedule(tmp_path / name)
 
 

@@ -27,7 +27,7 @@ from ..errors import RefineError
 from ..files import printable, scratch
 from .zstd import open_zstd
 
-__all__ = ["MAX_JSON", "MAX_LINE", "MAX_UNPACKED", "Log", "opened"]
+__all__ = ["MAX_JSON", "MAX_LINE", "MAX_UNPACKED", "Log", "first_bytes", "opened"]
 
 MAX_UNPACKED = 8 * 2**30
 """Bytes that a compressed file, a stream or a URL may turn out to hold."""
@@ -329,3 +329,18 @@ def _unpacked(stack: contextlib.ExitStack, path: Path, most: int) -> Path:
                     raise RefineError(f"the zstd data is damaged ({printable(error)}); copy the file again") from None
                 raise
     return path
+
+
+def first_bytes(path: Path, size: int) -> bytes:
+    """The first bytes of a file, of what it holds where it is compressed; none of what is damaged."""
+    with open(path, "rb") as stream:
+        head = stream.read(size)
+        for magic, _, opener in _PACKED:
+            if head.startswith(magic):
+                stream.seek(0)
+                try:
+                    with opener(stream) as unpacked:
+                        return bytes(unpacked.read(size))
+                except Exception:  # of gzip, zlib, lzma, zstandard: reading it in full says what is wrong
+                    return b""
+    return head
