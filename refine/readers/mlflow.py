@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RefineError
-from .base import Format, ReadOptions, Records
+from .base import MAX_NAME, Format, ReadOptions, Records
 from .gather import number
 from .long import Series
 from .opening import Log
@@ -84,11 +84,13 @@ def _read_database(log: Log, options: ReadOptions) -> Records:
         if not columns_of(database, "metrics") >= {"key", "value", "step", "run_uuid", "is_nan"}:
             raise RefineError("the SQLite file holds no table of metrics as MLflow or trackio write it; name another")
         names: dict[str, set[str]] = {}
-        for run, name in database.execute("SELECT DISTINCT run_uuid, key FROM metrics"):
+        for run, name in database.execute(f"SELECT DISTINCT run_uuid, {_short('key')} FROM metrics"):
             names.setdefault(str(run), set()).add(str(name))
         labels = {run: run for run in names}
         if {"run_uuid", "name", "lifecycle_stage"} <= columns_of(database, "runs"):
-            known = database.execute("SELECT run_uuid, name FROM runs WHERE lifecycle_stage IS NOT 'deleted'")
+            known = database.execute(
+                f"SELECT run_uuid, {_short('name')} FROM runs WHERE lifecycle_stage IS NOT 'deleted'"
+            )
             labels = {str(run): str(name or run) for run, name in known if str(run) in names}
         series = Series(options)
         run = choose_by_id(labels, lambda run: any(is_norm(name, options) for name in names[run]), options.run)
@@ -105,12 +107,18 @@ def _read_database(log: Log, options: ReadOptions) -> Records:
                 log.report(log.size * place // max(1, total))
         params: dict[str, Any] = {}
         if {"key", "value", "run_uuid"} <= columns_of(database, "params"):
-            keys = {key for (key,) in database.execute("SELECT key FROM params WHERE run_uuid = ?", (run,))}
+            found = database.execute(f"SELECT {_short('key')} FROM params WHERE run_uuid = ?", (run,))
+            keys = {key for (key,) in found}
             these = only(database, {key for key in keys if isinstance(key, str) and is_known(key)})
             params = dict(
                 database.execute(f"SELECT key, value FROM params WHERE run_uuid = ? AND key IN ({these})", (run,))
             )
     return series.records("MLflow database", settings=pick(params), run=run)
+
+
+def _short(column: str) -> str:
+    """What is fetched of a column of names: no more than tells that one is too long."""
+    return f"substr({column}, 1, {MAX_NAME + 1})"
 
 
 def _float(value: Any) -> float:

@@ -92,7 +92,8 @@ class TestParquet:
     def test_what_unpacks_to_more_than_a_log_does(self, save, read):
         small = save("small.parquet")
         runs = [f"{t}{'x' * 3_000_000}" for t in range(100)]
-        assert "as no log does" in read(small, save("labels.parquet", 100, run=runs))
+        padding = [os.urandom(10_050) for _ in runs]  # an unwanted column is no excuse
+        assert "as no labels do" in read(small, save("labels.parquet", 100, run=runs, other=padding))
         rows = 500_000
         ones = [1.0] * rows
         long = {"metric": self.constant(rows, "grad_norm"), "value": ones, "step": ones, "grad_norm": ones}
@@ -131,6 +132,21 @@ class TestSqlite:
                 rows = [(t, json.dumps({"grad_norm": norm})) for t, norm in zip(STEPS, NORMS, strict=True)]
                 database.executemany("INSERT INTO metrics VALUES ('r', 'now', 'a', ?, ?)", rows)
         return path
+
+    @pytest.mark.parametrize("table", ["metrics", "runs", "params"])
+    def test_many_long_names(self, tmp_path, read, table):
+        runs = "CREATE TABLE runs (run_uuid TEXT, name TEXT, lifecycle_stage TEXT)"
+        row = {
+            "metrics": "printf('%d', i) || long, 0.1, 1, 'abc', 41, 0",
+            "runs": "'abc', printf('%d', i) || long, 'active'",
+            "params": "printf('%d', i) || long, 'x', 'abc'",
+        }
+        many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120), "
+        many += f"x (long) AS (SELECT printf('%.*c', 1000000, 'x')) INSERT INTO {table} SELECT {row[table]} FROM n, x"
+        tables = *self.TABLES, runs, "INSERT INTO runs VALUES ('abc', 'a', 'active')"
+        small = self.save(tmp_path / "small.db", *tables)
+        found = read(small, self.save(tmp_path / "many.db", *tables, many))
+        assert found == "40" if table != "metrics" else "a name has 16,385 characters" in found
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="SQLite itself holds the value there")
     @pytest.mark.parametrize("long", [LONG, "zeroblob(120000000)"])
