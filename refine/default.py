@@ -246,7 +246,7 @@ def decays_linearly(prior: Prior) -> bool:
     after = prior.multiplier[prior.warmup_steps or 0 :]
     if after[-_share(after.size) :].mean() > _ANNEALED or np.ptp(after) == 0.0:
         return False
-    after = after[:: 1 + after.size // 1_000_000]
+    after = after[:: 1 + after.size // 1_000_000]  # of the longest runs, seconds otherwise
     after = after / after.max()  # behind a high warmup all may be so small that their squares are 0
     return bool(np.corrcoef(after, np.arange(after.size))[0, 1] ** 2 >= _STRAIGHT)
 

@@ -135,7 +135,7 @@ def _is_label(type: Any) -> bool:
     import pyarrow as pa
 
     of = type.value_type if pa.types.is_dictionary(type) else type
-    return _is_text(type) or bool(pa.types.is_integer(of))
+    return bool(_is_text(of) or pa.types.is_integer(of))
 
 
 def _is_text(type: Any) -> bool:

@@ -175,6 +175,7 @@ class _Run:
 def _misplaced(run: _Run, records: Records) -> Iterator[str]:
     """What tells that the rows are not one an update, or not of the gradient that the step saw."""
     last, logged = int(run.last), _column(CLIP, records)
+    coefficient = np.zeros(0) if logged is None else logged.values
     planned_steps, skipped = records.planned_steps or last, run.skipped - run.finite
     over = last - skipped > planned_steps and not run.marks  # a run that is resumed may be prolonged
     more = f"{last:,} rows are more than the {planned_steps:,} planned updates" if over else ""
@@ -196,14 +197,14 @@ def _misplaced(run: _Run, records: Records) -> Iterator[str]:
             f"{top.share:.0%} of the l2 norms are at their maximum {top.value:g}: record() was called after clipping, "
             "which hides all above; call it before"
         )
-    shrunk, power = (np.zeros(0), np.zeros(0)) if logged is None else np.frexp(logged.values)
+    shrunk, power = np.frexp(coefficient)
     scaled = np.count_nonzero((power < -2) & (np.abs(shrunk - 0.5) < _ROUNDING))
     if scaled > 2:
         yield (
             f"{scaled:,} gradients shrank by a power of two between record() and the step: the loss was scaled, and so "
             "are the norms, which follow the scale; give scaler=... to GradNormRecorder"
         )
-    grown = 0 if logged is None else np.count_nonzero(logged.values > _CLEARLY)
+    grown = np.count_nonzero(coefficient > _CLEARLY)
     if grown > 2 and family(optimizer_name(records.settings) or ""):
         yield (
             f"{grown:,} gradients were larger in the step than record() saw them ({CLIP} above 1): the loop added to "

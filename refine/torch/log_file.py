@@ -90,9 +90,9 @@ class LogFile:
             raise OSError(errno.EBADF, "it belongs to the process that this one was forked from")
         lines = []
         start = self.names is None
-        head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
-        if start or (not self._begun and json.loads(head) != self.header):
-            lines = [f"# {head}" if self._is_csv else head]
+        if not self._begun:
+            head = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
+            lines = [f"# {head}" if self._is_csv else head] if start or json.loads(head) != self.header else []
         if start:
             self.names = list(dict.fromkeys(name for row in rows for name in row))
             lines += [_csv_line(self.names)] if self._is_csv else []
@@ -170,9 +170,8 @@ class LogFile:
             raise RefineError(f"{name} exists and is no log of a GradNormRecorder; name another file")
         if b"\0" in head + columns or _LONGEST in (len(head), len(columns)):
             raise _damaged("its first lines are no text, or have no end")
-        if (
-            b"\r" in (head + columns).replace(b"\r\n", b"") + cut[:-1]
-        ):  # all that follows looks like one line that was cut
+        # Behind bare carriage returns all looks like one line that was cut.
+        if b"\r" in (head + columns).replace(b"\r\n", b"") + cut[:-1]:
             raise _damaged("its lines end in carriage returns")
         if end > 0:
             self.header = _header(head.removeprefix(b"# "))
