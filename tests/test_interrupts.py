@@ -329,7 +329,7 @@ def test_an_interruption_of_generated_code_changes_no_exit_code(start):
 
 
 @posix
-def test_an_interruption_of_the_imports_is_told_as_any_other():
+def test_an_interruption_of_the_imports_is_told_as_any_other(tmp_path):
     text = (
         "import signal, sys\nfrom refine.cli.__main__ import run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -338,7 +338,8 @@ def test_an_interruption_of_the_imports_is_told_as_any_other():
         "        if name == 'refine.cli.fit': signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\nrun()\n"
     )
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    # Not from the checkout: `-c` puts the current folder first, and the checkout's refine/ holds no refine/cli.
+    done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "\nAborted!\n")
 
 
@@ -391,7 +392,7 @@ def test_standard_streams_that_are_closed(start, closed, arguments, code, said):
 
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_as_python_ends_changes_nothing(name):
+def test_a_signal_as_python_ends_changes_nothing(name, tmp_path):
     script = f"""
 import atexit, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -399,7 +400,8 @@ atexit.register(signal.raise_signal, signal.{name})
 from refine.cli.__main__ import run
 run()
 """
-    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
