@@ -257,9 +257,9 @@ LAWS: Mapping[str, Law] = {
             "own; the kernel is the bound's (arXiv:2310.07831, Theorem 10)",
             (
                 Exponent("alpha", 0.465, 0.065),
-                Exponent("p", 0.95, 0.2),
-                Exponent("c", 100.0, 1.2),
-                Exponent("s", 0.18, 0.3),
+                Exponent("p", 1.02, 0.1),
+                Exponent("c", 60.0, 1.2),
+                Exponent("s", 0.16, 0.3),
                 Exponent("delta", 0.0, 0.08, around_zero=True),
             ),
             _memory,

@@ -317,7 +317,7 @@ class LossLaw:
         peak, steps = self._peak(peak_lr), wanted.total_steps
         first = min(math.ceil(BURN_IN * self.logged_steps), steps)
         at = np.unique(np.linspace(first, steps, points).round()) if points > 1 else np.array([float(steps)])
-        view = self.fit.view(wanted.multiplier * peak, at, self._noise(steps))
+        view = self.fit.view(wanted.multiplier * peak, at, self.noise_of(steps))
         losses, calibrated = self.fit.losses(view), calibration()
         slopes = self.fit.gradient(view)
         further = calibrated.horizon * np.log2(np.maximum(at / self.logged_steps, 1.0))
@@ -381,12 +381,12 @@ class LossLaw:
 
     def final_loss(self, rates: Array) -> float:
         """Predicted loss after the last update at these rates, (T,), without an interval: for searches."""
-        return float(self.fit.losses(self.fit.view(rates, np.array([float(rates.size)]), self._noise(rates.size)))[0])
+        return float(self.fit.losses(self.fit.view(rates, np.array([float(rates.size)]), self.noise_of(rates.size)))[0])
 
     def _end(self, prediction: Prediction) -> View:
         steps = prediction.total_steps
         rates = prediction.schedule.multiplier * prediction.peak_lr
-        return self.fit.view(rates, np.array([float(steps)]), self._noise(steps))
+        return self.fit.view(rates, np.array([float(steps)]), self.noise_of(steps))
 
     def _peak(self, peak_lr: float | None) -> float:
         check_peak(peak_lr)
@@ -403,7 +403,7 @@ class LossLaw:
         apart = min(abs(math.log2(peak / run.peak_lr)) for run in self.runs)
         return apart if apart > _SAME_PEAK else 0.0
 
-    def _noise(self, steps: int) -> Array | None:
+    def noise_of(self, steps: int) -> Array | None:
         """Noise levels of a schedule's updates: those of the longest run at the same share of training."""
         known = self.longest.noise
         if known is None:
