@@ -164,7 +164,9 @@ def _cooldown(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     gap = [row for row in table.rows[1:] if law.difference(best, row.prediction).verdict == "tie"]
     headline = f"{best.name}: {best.final_loss:.4f} +- {best.bar:.4f} after {steps:,} updates"
     advice = [f"not to be told from it: {', '.join(row.prediction.name for row in gap[:6])}"] if gap else []
-    return Choice("cooldown", headline, table, tuple(advice), {"schedule": best.name, "ties": [r.prediction.name for r in gap]})
+    return Choice(
+        "cooldown", headline, table, tuple(advice), {"schedule": best.name, "ties": [r.prediction.name for r in gap]}
+    )
 
 
 def _peak(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
@@ -192,7 +194,9 @@ def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, targe
         found = [_linear(law, max(round(base * factor), 2), peak_lr) for factor in _HORIZONS]
         table = rows_of(law, found, found[1])
         half = law.difference(found[0], found[1])
-        headline = f"half of {base:,} updates costs {half.value:+.4f} ({half.low:+.4f} to {half.high:+.4f}) with linear decay"
+        headline = (
+            f"half of {base:,} updates costs {half.value:+.4f} ({half.low:+.4f} to {half.high:+.4f}) with linear decay"
+        )
         facts: dict[str, Any] = {"half": half.value, "half_low": half.low, "half_high": half.high}
         return Choice("horizon", headline, table, (), facts)
     updates, least, most = horizon_of(law, target, peak_lr=peak_lr)
@@ -249,7 +253,9 @@ def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     advice = []
     if k > _AT_LINEAR:
         headline = f"hold the peak for {share:.0%} of the run, then anneal (k = {k:.2f})"
-        advice.append("a long hold says that the peak is low for this horizon: try 2 to 4 times the peak, then fit again")
+        advice.append(
+            "a long hold says that the peak is low for this horizon: try 2 to 4 times the peak, then fit again"
+        )
     elif k < 1.0 / _AT_LINEAR:
         headline = f"the peak is too high: {base * k:.3g} instead of {base:.3g} (k = {k:.2f})"
     else:

@@ -149,8 +149,8 @@ def points_of(curve: LossCurve) -> Points:
             f"{printable(curve.name)}: {at.size} losses lie after the burn-in, update {math.ceil(start):,}, and at least "
             f"{LEAST_POINTS} are needed: name a log with losses at more steps, or another --loss-column"
         )
-    # First differences tell the scatter from the trend.
-    scatter = float(np.median(np.abs(np.diff(np.log(losses))))) / (0.6745 * math.sqrt(2.0))
+    # Second differences tell the scatter from the trend.
+    scatter = float(np.median(np.abs(np.diff(np.log(losses), 2)))) / (0.6745 * math.sqrt(6.0))
     edges = np.linspace(0, at.size, min(_BINS[curve.sort], at.size) + 1).astype(np.intp)
     size = np.diff(edges)
     sigma = np.maximum(scatter / np.sqrt(size), LEAST_SIGMA)
