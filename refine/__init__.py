@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .export import emit
     from .families import constant, cosine, from_name, join, linear, wsd
     from .figures import plot
+    from .loss_curve import LossCurve
     from .norms import GradientNorms
-    from .readers import read_norms
+    from .readers import read_losses, read_norms
     from .result import Refinement
     from .schedule import Schedule
     from .steps import steps_in
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "GradientNorms": "norms",
+    "LossCurve": "loss_curve",
     "RefineError": "errors",
     "RefineWarning": "errors",
     "Refinement": "result",
@@ -51,6 +53,7 @@ _HOMES = {
     "merge_weights": "averaging",
     "nearest": "describe",
     "plot": "figures",
+    "read_losses": "readers",
     "read_norms": "readers",
     "refined_schedule": "analysis",
     "retarget": "transfer",
@@ -60,6 +63,7 @@ _HOMES = {
 
 __all__ = [
     "GradientNorms",
+    "LossCurve",
     "RefineError",
     "RefineWarning",
     "Refinement",
@@ -78,6 +82,7 @@ __all__ = [
     "merge_weights",
     "nearest",
     "plot",
+    "read_losses",
     "read_norms",
     "refined_schedule",
     "retarget",

@@ -41,6 +41,7 @@ __all__ = [
     "clipping_plateau",
     "last_of_each_step",
     "match",
+    "ordered",
     "overflow_marks",
     "stride",
 ]
@@ -112,6 +113,22 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
     if dropped:
         steps, values = steps[left], values[left]
     del left
+    whole, values, again, backwards = ordered(steps, values)
+    if again.size:
+        dropped["superseded"], where["superseded"] = again.size, _span(again)
+    return Cleaned(whole, values, dropped, backwards, from_zero, where)
+
+
+def ordered(
+    steps: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], int]:
+    """Rows in step order, one a step; steps of those that others supersede; how often the step went back.
+
+    Examples
+    --------
+    >>> [np.asarray(part).tolist() for part in ordered(np.array([1.0, 2.0, 3.0, 2.0]), np.array([5.0, 4.0, 3.0, 2.0]))]
+    [[1, 2, 3], [5.0, 2.0, 3.0], [2], 1]
+    """
     fractional = np.flatnonzero(steps != np.floor(steps))
     if fractional.size:
         raise RefineError(
@@ -125,6 +142,7 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
     whole = steps.astype(np.int64)
     change = np.diff(whole)
     backwards = np.flatnonzero(change < 0) + 1
+    again = whole[:0]
     if change.size and change.min() <= 0:
         kept = _of_later_segments(whole, backwards)
         logged, rows = whole, whole.size
@@ -134,16 +152,14 @@ def clean(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Cleaned:
         last = np.append(whole[1:] != whole[:-1], True)
         superseded = rows - int(np.count_nonzero(last))
         if superseded:
-            dropped["superseded"] = superseded
             if 2 * superseded > rows - (rows >= _LONG):
                 raise RefineError(
                     f"{superseded} of {rows} rows repeat a step of another row; a step column that "
                     "starts anew every epoch does not count updates: choose another, or say --every K"
                 )
             again = np.concatenate([logged[~kept], whole[~last]])
-            where["superseded"] = _span(again)
             whole, values = whole[last], values[last]
-    return Cleaned(whole, values, dropped, backwards.size, from_zero, where)
+    return whole, values, again, backwards.size
 
 
 def _span(steps: NDArray[Any]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from .errors import RefineError
 from .families import FAMILIES, from_name
 from .families.names import with_run_warmup
 from .hygiene import stride
-from .norms import GradientNorms, on_fraction
+from .norms import GradientNorms, LrAlignment, on_fraction
 from .readers.settings import schedule_settings
 from .schedule import Schedule, is_schedule
 from .transfer import known_warmup, retarget
@@ -23,11 +23,14 @@ __all__ = [
     "CONSTANT_SHARE",
     "LEAST_COVERAGE",
     "Prior",
+    "check_peak",
+    "given_multipliers",
     "is_file",
     "logged_rates",
     "named_schedule",
     "named_schedules",
     "read_prior",
+    "used_rates",
     "warmup_of",
 ]
 
@@ -118,8 +121,7 @@ def read_prior(
     >>> prior.peak_lr, prior.warmup_steps, prior.multiplier.tolist()
     (0.2, 2, [0.5, 1.0, 0.5, 0.25])
     """
-    if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
-        raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+    check_peak(peak_lr)
     at, rates = logged_rates(norms)
     peak = float(rates.max(initial=0.0))
     raw = norms.learning_rate if norms.rates is None else norms.rates[1]
@@ -127,18 +129,9 @@ def read_prior(
     if raw is not None and _ends_in_a_zero(raw[np.isfinite(raw)]):
         notes = ("the last logged rate, 0 after a high one, is that of no update: it is left out",)
     if prior_schedule is not None:
-        if isinstance(prior_schedule, str):
-            origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, norms.total_steps)
-        elif isinstance(prior_schedule, Schedule):
-            origin = "given"
-        else:
-            raise RefineError(
-                f"prior_schedule is a {type(prior_schedule).__name__}; it must be a Schedule (of a fit: .refined or "
-                ".recommended), a file or the name of a family"
-            )
+        origin, multiplier = given_multipliers(prior_schedule, norms.total_steps)
         if rates.size:
             notes = ("of the logged learning rates only the peak is used: the prior schedule is given",)
-        multiplier = prior_schedule.resample(norms.total_steps).multiplier
         rising = int(np.argmax(multiplier))
         return Prior(multiplier, peak_lr or peak or None, rising + 1 if rising else 0, origin, notes)
     set_peak, set_warmup = schedule_settings(norms.source.settings, norms.total_steps)
@@ -183,6 +176,32 @@ def read_prior(
     return prior
 
 
+def check_peak(peak_lr: float | None) -> None:
+    """Refuse a peak learning rate that is none."""
+    if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
+        raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
+
+
+def given_multipliers(prior_schedule: Schedule | str, total_steps: int) -> tuple[str, NDArray[np.float64]]:
+    """Origin and multipliers, shape (total_steps,), of the schedule that the caller says a run used.
+
+    Examples
+    --------
+    >>> origin, multipliers = given_multipliers("linear", 4)
+    >>> origin, multipliers.tolist()
+    ('linear', [1.0, 0.75, 0.5, 0.25])
+    """
+    origin = "given"
+    if isinstance(prior_schedule, str):
+        origin, prior_schedule = prior_schedule, named_schedule(prior_schedule, total_steps)
+    elif not isinstance(prior_schedule, Schedule):
+        raise RefineError(
+            f"prior_schedule is a {type(prior_schedule).__name__}; it must be a Schedule (of a fit: .refined or "
+            ".recommended), a file or the name of a family"
+        )
+    return origin, prior_schedule.resample(total_steps).multiplier
+
+
 def logged_rates(norms: GradientNorms) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Update in which it was used, and rate, of every row that holds one, in order.
 
@@ -195,11 +214,27 @@ def logged_rates(norms: GradientNorms) -> tuple[NDArray[np.int64], NDArray[np.fl
         at, rates = norms.updates, norms.learning_rate
     else:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
+    return used_rates(at, rates, norms.source.lr_alignment)
+
+
+def used_rates(
+    at: NDArray[np.int64], rates: NDArray[np.float64], alignment: LrAlignment
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Updates in which rates were used, from the updates beside which they stand, in order; both shape (m,).
+
+    Rates below 0 are none, nor is a last one of 0 that follows a high one.
+
+    Examples
+    --------
+    >>> at, rates = used_rates(np.array([9, 19, 29]), np.array([0.1, 0.2, 0.0]), "next_step")
+    >>> at.tolist(), rates.tolist()
+    ([10, 20], [0.1, 0.2])
+    """
     known = np.isfinite(rates) & (rates >= 0.0) & (at >= 0)
     at, rates = (at, rates) if known.all() else (at[known], rates[known])
     if _ends_in_a_zero(rates):
         at, rates = at[:-1], rates[:-1]
-    return at + _ahead(norms), rates
+    return at + (alignment == "next_step"), rates
 
 
 def _ends_in_a_zero(rates: NDArray[np.float64]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import RefineError
 from ..files import printable
 from ..norms import GradientNorms, NormKind
 from ..refinement import OptimizerFamily
+from ..schedule import Schedule
 from . import (
     arrays,
     composer,
@@ -24,6 +25,7 @@ from . import (
     lightning,
     lingua,
     llmc,
+    loss_console,
     lr_scheduling,
     maxtext,
     megatron,
@@ -43,12 +45,28 @@ from . import (
     wandb_run,
     without_norms,
 )
-from .base import Format, ReadOptions, Records, quoted
+from .base import Format, LossOptions, ReadOptions, Records, quoted
 from .choose import choose, group_options, holds_norms
 from .columns import looks_like_norm
 from .opening import Log, opened
 
-__all__ = ["FORMATS", "ReadOptions", "distinct", "find_format", "read_groups", "read_logs", "read_norms", "read_one"]
+if TYPE_CHECKING:
+    from ..loss_curve import LossCurve
+    from . import losses
+
+__all__ = [
+    "FORMATS",
+    "ReadOptions",
+    "curve_of",
+    "distinct",
+    "find_format",
+    "read_groups",
+    "read_logs",
+    "read_losses",
+    "read_norms",
+    "read_one",
+    "read_records",
+]
 
 Result = TypeVar("Result")
 
@@ -87,6 +105,9 @@ FORMATS: tuple[Format, ...] = (
     table.FORMAT,
 )
 """Tried in this order; the first whose ``sniff`` says yes reads the log."""
+
+_OF_LOSSES = tuple(loss_console.FORMAT if format is console.FORMAT else format for format in FORMATS)
+"""Where losses are read, lines without a norm count too."""
 
 _PLAIN = (json_text.DOCUMENT, json_text.LINES, console.FORMAT, table.FORMAT)
 
@@ -142,6 +163,88 @@ def read_norms(
     options = ReadOptions(column, step_column, lr_column, norm_kind, optimizer, every, logged_steps, run, extras)
     others = {os.fspath(other): _read(os.fspath(other), options, None) for other in companions}
     return _chosen(os.fspath(path), _read(os.fspath(path), options, progress), others, options)
+
+
+def read_losses(
+    path: str | os.PathLike[str],
+    *companions: str | os.PathLike[str],
+    loss_column: str | None = None,
+    step_column: str | None = None,
+    lr_column: str | None = None,
+    every: int | None = None,
+    run: str | None = None,
+    prior_schedule: Schedule | str | None = None,
+    peak_lr: float | None = None,
+    logged_steps: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> LossCurve:
+    """Read the losses of a run and the learning rate of its every update, from a log in any format of `FORMATS`.
+
+    The log needs no gradient norms. Held-out losses are taken where there are 12 of them, else those of training; of a
+    perplexity the logarithm. Rates may stand in other rows than losses, or in another file.
+
+    Parameters
+    ----------
+    path, *companions : path-like
+        The log, and files of the same run that hold its learning rates.
+    loss_column, step_column, lr_column : str, optional
+        Names of columns, where they cannot be found or there are several; in a file without a header their number,
+        from 1.
+    every : int, optional
+        Updates between two rows of a log without a step column.
+    run : str, optional
+        Which run, where the log holds several.
+    prior_schedule : Schedule or str, optional
+        What the run used, where the log does not hold its rates: a schedule, a file or the name of a family, stretched
+        to the run.
+    peak_lr : float, optional
+        Peak learning rate of the run.
+    logged_steps : int, optional
+        Updates of the whole run, where the log stops early.
+    progress : callable, optional
+        Called now and then with the share of the file that has been read.
+
+    Raises
+    ------
+    RefineError
+        No loss, several that differ, a running average, a loss of 0 or less; learning rates that are unknown.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "log.csv")
+    >>> _ = path.write_text("step,val_loss,lr\\n10,3.5,0.1\\n20,3.0,0.2\\n30,2.5,0.1\\n")
+    >>> curve = read_losses(path)
+    >>> curve.steps.tolist(), curve.losses.tolist(), curve.rates[[9, 14, 19]].tolist(), curve.sort
+    ([10, 20, 30], [3.5, 3.0, 2.5], [0.1, 0.15, 0.2], 'validation')
+    """
+    from . import losses  # it reads of the schedules of runs, which read settings here
+
+    options = LossOptions(
+        step_column=step_column,
+        lr_column=lr_column,
+        every=every,
+        logged_steps=logged_steps,
+        run=run,
+        loss_column=loss_column,
+    )
+    others = {os.fspath(other): _read(os.fspath(other), options, None) for other in companions}
+    records = _read(os.fspath(path), options, progress)
+    return curve_of(os.fspath(path), records, others, options, losses.Given(prior_schedule, peak_lr))
+
+
+def curve_of(
+    path: str, records: Records, companions: Mapping[str, Records], options: LossOptions, given: losses.Given
+) -> LossCurve:
+    """Losses and rates of a log that was read."""
+    from . import losses
+
+    return _named(path, lambda: losses.choose_losses(records, options, given, name=path, companions=companions))
+
+
+def read_records(path: str, options: ReadOptions) -> Records:
+    """A log as it is read, before anything in it is chosen."""
+    return _read(path, options, None)
 
 
 def read_logs(
@@ -221,6 +324,9 @@ def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | N
     def read() -> Records:
         with opened(name, progress) as log:
             log, notes = _in_folder(log)
+            if isinstance(options, LossOptions):
+                records = _format(log, _OF_LOSSES).read(log, options)
+                return replace(records, notes=(*notes, *records.notes))
             try:
                 records = find_format(log).read(log, options)
             except RefineError:
@@ -237,7 +343,11 @@ def _read(name: str, options: ReadOptions, progress: Callable[[float], None] | N
 
 def find_format(log: Log) -> Format:
     """The format of a log, by its content."""
-    for format in FORMATS:
+    return _format(log, FORMATS)
+
+
+def _format(log: Log, formats: Sequence[Format]) -> Format:
+    for format in formats:
         if format.sniff(log):
             return format
     if log.is_dir:

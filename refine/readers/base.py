@@ -19,12 +19,13 @@ from ..files import printable
 from ..norms import Clipping, LrAlignment, NormKind
 from ..refinement import OptimizerFamily
 from ..schedule import MAX_STEPS, check_count
+from . import loss_columns
 from .columns import may_matter
 
 if TYPE_CHECKING:
     from .opening import Log
 
-__all__ = ["Column", "Facts", "Format", "ReadOptions", "Records", "SeveralRuns", "choose_run", "planned"]
+__all__ = ["Column", "Facts", "Format", "LossOptions", "ReadOptions", "Records", "SeveralRuns", "choose_run", "planned"]
 
 
 MAX_NAME = 2**14
@@ -61,6 +62,17 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LossOptions(ReadOptions):
+    """What the caller says of a log whose losses are read; the parameters of `refine.read_losses`."""
+
+    loss_column: str | None = None
+
+    def wants(self, name: str) -> bool:
+        """Whether a column may play a role; the others are not loaded."""
+        return ReadOptions.wants(self, name) or name == self.loss_column or loss_columns.may_matter(name)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a format is known to mean, whatever the names in it say.
 
@@ -76,6 +88,8 @@ class Facts:
         The norm is a mean over the updates since the row before.
     from_zero : bool
         Steps count from 0, so that the row of update 1 says 0; they are shifted by one.
+    mean_loss : bool
+        The training loss is a mean over the updates since the row before, whatever the norm is.
     """
 
     norm_kind: NormKind | None = None
@@ -83,6 +97,7 @@ class Facts:
     lr_alignment: LrAlignment = "unknown"
     window_mean: bool = False
     from_zero: bool = False
+    mean_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

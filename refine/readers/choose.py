@@ -39,7 +39,20 @@ from .recorder import as_clipped, travelled
 from .runs import facts_of
 from .settings import clip_threshold, optimizer_name
 
-__all__ = ["choose", "group_options", "holds_norms"]
+__all__ = [
+    "Axis",
+    "agree",
+    "axis_of",
+    "by_name",
+    "choose",
+    "counts_from_zero",
+    "group_options",
+    "holds_norms",
+    "one_run",
+    "rate_of",
+    "scaled",
+    "with_role",
+]
 
 _STEP_COVERAGE = 0.95
 _CALLED = {"lr": "learning rates", "loss": "losses"}
@@ -47,7 +60,7 @@ _NORM_ROLES = ("l2 before clipping", "l2", "l1", "dual")
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """Steps of any column: its own, those of the table's step column, or the number of the row."""
 
     name: str | None
@@ -74,7 +87,7 @@ def choose(
 
     ``companions`` are logs of the same run without norms, by name: their learning rates and losses are joined by step.
     """
-    records = _one_run(records, options)
+    records = one_run(records, options)
     names = [column.name for column in records.columns]
     guessed = records.facts == Facts()
     if guessed:
@@ -109,15 +122,15 @@ def choose(
     if kind == "l2" and facts.clipping == "pre" and (options.optimizer or optimizer) == "sgd":
         seen, how = as_clipped(norm, records)
         notes += how
-    axis, how = _axis(records, options, norm)
+    axis, how = axis_of(records, options, norm)
     notes += how
-    rate_column, how = _rate_column(records, options, norm)
+    rate_column, how = rate_of(records, options, norm)
     notes += how
     if guessed and axis.name is not None:
-        axis = replace(axis, shift=float(_counts_from_zero(axis, norm, rate_column)))
+        axis = replace(axis, shift=float(counts_from_zero(axis, norm, rate_column)))
     run = run_in_name(norm.name)
     cleaned = clean(axis.of(norm), seen.values)
-    loss_column = next((c for c in _with_role("loss", records) if c is not norm), None)
+    loss_column = next((c for c in with_role("loss", records) if c is not norm), None)
     found = {"lr": rate_column, "loss": loss_column}
     total, how = _total(records, options, axis, cleaned.steps, [c for c in found.values() if c])
     notes += how
@@ -128,7 +141,7 @@ def choose(
     joined: dict[str, NDArray[np.float64] | None] = {}
     used = set()
     for role, column in found.items():
-        joined[role] = match(axis.of(column), _scaled(column), cleaned.steps) if column else None
+        joined[role] = match(axis.of(column), scaled(column), cleaned.steps) if column else None
         for other, its in companions.items():
             if joined[role] is None:
                 joined[role], columns[role] = _from_companion(its, options, role, cleaned.steps, run)
@@ -156,9 +169,9 @@ def choose(
     if joined["lr"] is not None and rate_column is not None:
         everywhere = np.count_nonzero(np.isfinite(joined["lr"])) == np.count_nonzero(np.isfinite(rate_column.values))
         if not everywhere:
-            rates = last_of_each_step(axis.of(rate_column), _scaled(rate_column))
+            rates = last_of_each_step(axis.of(rate_column), scaled(rate_column))
     l1 = None
-    if kind == "dual" and (beside := next((c for c in _with_role("l1", records) if group(c.name) is None), None)):
+    if kind == "dual" and (beside := next((c for c in with_role("l1", records) if group(c.name) is None), None)):
         l1 = match(axis.of(beside), beside.values, cleaned.steps)
     for array in (cleaned.steps, cleaned.values, joined["lr"], joined["loss"], l1):
         if array is not None:
@@ -214,12 +227,15 @@ def holds_norms(records: Records, options: ReadOptions) -> bool:
     return bool(_norms(records, options))
 
 
-def _one_run(records: Records, options: ReadOptions) -> Records:
-    """Leave the rows (runs named in a column) or the columns (runs named in the header) of one run."""
+def one_run(records: Records, options: ReadOptions, sought: Sequence[Column] | None = None) -> Records:
+    """Leave the rows (runs named in a column) or the columns (runs named in the header) of one run.
+
+    Only runs that hold any of the columns ``sought`` count, by default those of norms.
+    """
+    sought = _norms(records, options) if sought is None else sought
     if records.runs is not None:
         names, codes = records.runs
-        of_norms = [column.places for column in _norms(records, options)]
-        holding = {names[code] for rows in of_norms for code in np.unique(codes[rows])}
+        holding = {names[code] for column in sought for code in np.unique(codes[column.places])}
         if options.run is None and not holding:
             return records
         chosen = codes == list(names).index(choose_run(holding if options.run is None else names, options.run))
@@ -236,7 +252,7 @@ def _one_run(records: Records, options: ReadOptions) -> Records:
             raise RefineError(f'the log names no runs, so there is none called "{printable(options.run)}" (--run)')
         return records
     # Several runs matter only where more than one of them has a norm.
-    holding = {run for column in _norms(records, options) if (run := run_in_name(column.name))}
+    holding = {run for column in sought if (run := run_in_name(column.name))}
     if options.run is None and not holding:
         return records
     mine = choose_run(holding if options.run is None else runs, options.run)
@@ -247,17 +263,17 @@ def _norms(records: Records, options: ReadOptions) -> list[Column]:
     """All columns that may be the norm, or a part of it."""
     if options.column is not None:
         return [column for column in records.columns if column.name == options.column]
-    found = [column for role in _NORM_ROLES for column in _with_role(role, records)]
+    found = [column for role in _NORM_ROLES for column in with_role(role, records)]
     return found or [column for column in records.columns if layer(column.name)]
 
 
-def _with_role(role: str, records: Records) -> list[Column]:
+def with_role(role: str, records: Records) -> list[Column]:
     """Columns that play a role, best first; empty ones only where there is no other."""
     found = [records.columns[i] for i in find(role, [column.name for column in records.columns])]
     return [column for column in found if column.values.size] or found
 
 
-def _by_name(records: Records, name: str, option: str) -> Column:
+def by_name(records: Records, name: str, option: str) -> Column:
     found = [column for column in records.columns if column.name == name]
     if len(found) == 1:
         return found[0]
@@ -279,7 +295,7 @@ def _kind(column: Column) -> NormKind | None:
 def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | None) -> tuple[Column, list[str]]:
     """The column of the norm, or one made of those of all layers."""
     if options.column is not None:
-        return _by_name(records, options.column, "--column"), []
+        return by_name(records, options.column, "--column"), []
     if not records.header:
         if len(records.names) > 2:
             raise RefineError(
@@ -292,10 +308,10 @@ def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | N
     l2, l1, dual = ("l2 before clipping", "l2"), ("l1",), ("dual",)
     preference = {"l2": l2, "l1": l1, "dual": dual, "sgd": l2 + l1 + dual, "adam": dual + l1 + l2}
     wanted = preference[options.norm_kind or optimizer or "adam"]
-    candidates = next(filter(None, (_with_role(role, records) for role in wanted)), [])
+    candidates = next(filter(None, (with_role(role, records) for role in wanted)), [])
     if len(candidates) == 1:
         return candidates[0], []
-    if candidates and all(_agree(candidates[0], other, least=10) for other in candidates[1:]):
+    if candidates and all(agree(candidates[0], other, least=10) for other in candidates[1:]):
         return candidates[0], [f"{quoted(c.name for c in candidates)} hold the same norms: the first is read"]
     if candidates:
         raise RefineError(
@@ -316,8 +332,11 @@ def _norm(records: Records, options: ReadOptions, optimizer: OptimizerFamily | N
     raise RefineError(f"no column is known to be {what}; {'candidates' if others else 'columns'}: {listed}; {remedy}")
 
 
-def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, list[str]]:
-    """Steps: what the caller says, else the first known column that is there in nearly all rows with a norm."""
+def axis_of(records: Records, options: ReadOptions, norm: Column, what: str = "norm") -> tuple[Axis, list[str]]:
+    """Steps: what the caller says, else the first known column that is there in nearly all rows with a norm.
+
+    ``what`` the column holds is for messages.
+    """
     shift = 1.0 if records.facts.from_zero else 0.0
     every, given = options.every, options.step_column
     if every is not None and given is not None:
@@ -325,25 +344,25 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
     if norm.steps is not None:
         unstepped = norm.steps.size > 1 and bool(np.all(norm.steps == norm.steps[0]))
         if unstepped and every is not None:
-            return _Axis(None, None, every, 0.0, number=True), []
+            return Axis(None, None, every, 0.0, number=True), []
         if unstepped:
             raise RefineError(
-                f"all {norm.steps.size} norms are logged at step {norm.steps[0]:.0f}: the steps were not given to the "
+                f"all {norm.steps.size} {what}{'es' if what == 'loss' else 's'} are logged at step {norm.steps[0]:.0f}: the steps were not given to the "
                 "logger; say with --every K how many updates lie between two values"
             )
         if given is not None or every is not None:
             option = "--every" if given is None else "--step-column"
             raise RefineError(f"{option} is for tables; every value of this log has its own step: leave it out")
-        return _Axis("step", None, 1, shift), []
+        return Axis("step", None, 1, shift), []
     if given is not None:
-        candidates = [_by_name(records, given, "--step-column")]
+        candidates = [by_name(records, given, "--step-column")]
     elif records.header:
-        candidates = [column for column in _with_role("step", records) if column is not norm]
+        candidates = [column for column in with_role("step", records) if column is not norm]
     else:
         candidates = [column for column in records.columns[:1] if column is not norm]
     if every is not None:
         notes = [f'steps are every {every}, as given, not from "{printable(candidates[0].name)}"'] if candidates else []
-        return _Axis(None, None, every, 0.0), notes if records.header else []
+        return Axis(None, None, every, 0.0), notes if records.header else []
     if not candidates:
         listed = quoted(records.names or [column.name for column in records.columns])
         raise RefineError(
@@ -364,7 +383,7 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
             table = np.full(records.rows, np.nan)
             table[column.rows] = column.values
         from_zero = records.facts.from_zero or column.name == "trainer/global_step"  # of Lightning, in W&B
-        axis = _Axis(column.name, table, 1, float(from_zero))
+        axis = Axis(column.name, table, 1, float(from_zero))
         share = float(np.mean(np.isfinite(axis.of(norm)[finite])))
         if share > fullest:
             fullest, best = share, axis
@@ -372,7 +391,7 @@ def _axis(records: Records, options: ReadOptions, norm: Column) -> tuple[_Axis, 
             break
     if best is None or fullest <= 0.5:
         raise RefineError(
-            f'step column "{printable(candidates[0].name)}" is empty in most rows that hold a norm; '
+            f'step column "{printable(candidates[0].name)}" is empty in most rows that hold a {what}; '
             "choose another with --step-column"
         )
     notes = []
@@ -401,7 +420,7 @@ def _odd_choice(norm: Column) -> list[str]:
     return []
 
 
-def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
+def counts_from_zero(axis: Axis, norm: Column, rates: Column | None) -> bool:
     """Whether labels are those of a logger that counts from 0, and the norm of step 0 is not logged.
 
     That is so for norms at 49, 99, 149 ... if the format says so, or if there are rates from step 0 on.
@@ -422,7 +441,7 @@ def _counts_from_zero(axis: _Axis, norm: Column, rates: Column | None) -> bool:
 
 
 def _total(
-    records: Records, options: ReadOptions, axis: _Axis, steps: NDArray[np.int64], others: Sequence[Column]
+    records: Records, options: ReadOptions, axis: Axis, steps: NDArray[np.int64], others: Sequence[Column]
 ) -> tuple[int | None, list[str]]:
     """Updates of the logged run, where the caller or the log says so: its plan, or rates and losses that go further."""
     planned, last = records.planned_steps, int(steps[-1]) if steps.size else 0
@@ -441,25 +460,25 @@ def _total(
     return (int(further), []) if last < further < last + stride(steps) else (None, [])
 
 
-def _rate_column(records: Records, options: ReadOptions, norm: Column) -> tuple[Column | None, list[str]]:
+def rate_of(records: Records, options: ReadOptions, norm: Column) -> tuple[Column | None, list[str]]:
     if options.lr_column is not None:
-        return _by_name(records, options.lr_column, "--lr-column"), []
-    found = [column for column in _with_role("lr", records) if column is not norm]
-    if len(found) > 1 and not all(_agree(column, found[0]) for column in found[1:]):
+        return by_name(records, options.lr_column, "--lr-column"), []
+    found = [column for column in with_role("lr", records) if column is not norm]
+    if len(found) > 1 and not all(agree(column, found[0]) for column in found[1:]):
         listed = quoted(column.name for column in found)
         return None, [f"learning rates not used: {len(found)} columns ({listed}); choose one with --lr-column"]
     return (found[0] if found else None), []
 
 
-def _scaled(column: Column) -> NDArray[np.float64]:
+def scaled(column: Column) -> NDArray[np.float64]:
     """Values in the unit that everything else has: older verl logs thousands of the rate."""
     scale = lr_scale(column.name)
     return column.values if scale == 1.0 else column.values * scale
 
 
-def _agree(a: Column, b: Column, *, least: int = 1) -> bool:
+def agree(a: Column, b: Column, *, least: int = 1) -> bool:
     """Whether two columns hold the same numbers, but for rounding, wherever both hold any; at least so many."""
-    first, second = _scaled(a), _scaled(b)
+    first, second = scaled(a), scaled(b)
     left, right = (column.places if column.steps is None else column.steps for column in (a, b))
     if not np.array_equal(left, right):
         _, i, j = np.intersect1d(left, right, return_indices=True)
@@ -479,16 +498,16 @@ def _from_companion(
             f"{quoted(sorted(filter(None, runs)))}: export both of one run"
         )
     if other.runs is not None or runs:
-        other = _one_run(other, replace(options, run=options.run or run))
-    found = _with_role(role, other)
+        other = one_run(other, replace(options, run=options.run or run))
+    found = with_role(role, other)
     if role == "lr" and len(found) > 1:
         raise RefineError(
             f"{len(found)} columns may be the learning rate: {quoted(c.name for c in found)}; choose with --run"
         )
     if not found or not np.isfinite(found[0].values).any():
         return None, None
-    axis, _ = _axis(other, replace(options, step_column=None, every=None), found[0])
-    return match(axis.of(found[0]), _scaled(found[0]), steps), found[0].name
+    axis, _ = axis_of(other, replace(options, step_column=None, every=None), found[0])
+    return match(axis.of(found[0]), scaled(found[0]), steps), found[0].name
 
 
 def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> Clipping:
@@ -505,11 +524,11 @@ def _clipping(records: Records, norm: Column, values: NDArray[np.float64]) -> Cl
     return "pre" if threshold is not None and values.size and values.max() > 1.01 * threshold else "unknown"
 
 
-def _seen(records: Records, axis: _Axis) -> dict[str, float]:
+def _seen(records: Records, axis: Axis) -> dict[str, float]:
     """Samples and tokens per update, where they are logged."""
     found = {}
     for role in ("samples", "tokens"):
-        for column in _with_role(role, records)[:1]:
+        for column in with_role(role, records)[:1]:
             steps = axis.of(column)
             known = np.flatnonzero(np.isfinite(steps) & np.isfinite(column.values))
             if known.size > 1 and steps[known[-1]] > steps[known[0]]:
@@ -520,7 +539,7 @@ def _seen(records: Records, axis: _Axis) -> dict[str, float]:
 
 
 def _extras(
-    records: Records, norm: Column, seen: Column, kind: NormKind, axis: _Axis, steps: NDArray[np.int64]
+    records: Records, norm: Column, seen: Column, kind: NormKind, axis: Axis, steps: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
     """The other norms in the log, at the steps of the chosen one: of other kinds, of single layers and groups.
 

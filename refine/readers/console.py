@@ -13,7 +13,7 @@ from .base import Facts, Format, ReadOptions, Records
 from .gather import Rows
 from .opening import Log
 
-__all__ = ["FORMAT", "PIPED", "collect", "pairs", "read"]
+__all__ = ["FORMAT", "NUMBER", "PIPED", "STEP", "collect", "pairs", "read"]
 
 PIPED = re.compile(r"\| ?([A-Za-z][^|:]{0,80}): +([^|\s]{1,40})(?= *\||\s*$)")
 """Pairs such as ``| grad norm: 0.273 |``."""
@@ -84,8 +84,8 @@ def read(
     return rows.records(format, facts, dropped=dropped, missing=missing, notes=notes)
 
 
-_NUMBER = r"[-+]?(?:\d[\d,]{0,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|inf)"
-_STEP = re.compile(
+NUMBER = r"[-+]?(?:\d[\d,]{0,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|inf)"
+STEP = re.compile(
     r"\b(?:global[_ ])?(?:step|iteration|iter|update)s?['\"]?(?::|=|#)? {0,12}"
     r"(?P<step>\d{1,3}(?:,\d{3})+|\d{1,15}(?: {0,12}/ {0,12}\d{1,15})?)",
     re.IGNORECASE,
@@ -93,22 +93,22 @@ _STEP = re.compile(
 _NORM = r"[\w/]{0,40}grad(?:ient)?[_ ]?norm\w{0,20}|gnorm"
 _PAIR = re.compile(
     rf"(?<![\w/])(?<!val )(?<!eval )(?<!test )(?<!validation )"
-    rf"({_NORM}|train(?:ing)?[_ /]loss|loss|lr|learning[_ ]rate)['\"]?(?::|=)? {{0,12}}({_NUMBER})\b",
+    rf"({_NORM}|train(?:ing)?[_ /]loss|loss|lr|learning[_ ]rate)['\"]?(?::|=)? {{0,12}}({NUMBER})\b",
     re.IGNORECASE,
 )
-_WITH_NORM = re.compile(rf"^.{{0,2000}}?(?:{_NORM})['\"]?(?::|=)? {{0,12}}{_NUMBER}\b", re.IGNORECASE | re.MULTILINE)
+_WITH_NORM = re.compile(rf"^.{{0,2000}}?(?:{_NORM})['\"]?(?::|=)? {{0,12}}{NUMBER}\b", re.IGNORECASE | re.MULTILINE)
 
 
 def _rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     for text in lines:
-        if _WITH_NORM.match(text) and (found := _STEP.search(text)):
+        if _WITH_NORM.match(text) and (found := STEP.search(text)):
             yield {"step": found["step"], **dict(_PAIR.findall(text[:4000]))}
 
 
 def _sniff(log: Log) -> bool:
     named = (text for text in log.text.splitlines() if len(text) < 4000 and "norm" in text.lower())
     lines = (text for text in named if _WITH_NORM.match(text))
-    return sum(1 for text, _ in zip(lines, range(20), strict=False) if _STEP.search(text)) >= 2
+    return sum(1 for text, _ in zip(lines, range(20), strict=False) if STEP.search(text)) >= 2
 
 
 FORMAT = Format(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,9 @@ from .choose import choose
 from .columns import RUN_NAMES, find
 from .long import LongTable, coded, long_columns, numbers
 
-__all__ = ["read_frame"]
+__all__ = ["read_frame", "records_of"]
+
+Options = TypeVar("Options", bound=ReadOptions)
 
 _NORM, _INDEX = "grad_norm", "index"
 
@@ -33,36 +35,45 @@ def read_frame(table: pd.DataFrame | pd.Series[Any], options: ReadOptions) -> Gr
     RefineError
         As of a file: no norm is found, several runs, steps that are no numbers.
     """
+    if isinstance(table, pd.Series):
+        _check(table, "the norms of a run")
+        records, options = _of_series(table, options)
+    else:
+        records, options = records_of(table, options)
+    kind = type(table).__name__
+    return choose(replace(records, format=kind), options, name=kind, companions={})
+
+
+def records_of(table: pd.DataFrame, options: Options, what: str = "the norms of a run") -> tuple[Records, Options]:
+    """Columns of a table, and the options with the names in them as texts."""
+    _check(table, what)
+    kind = type(table).__name__
+    if table.columns.nlevels > 1:
+        raise RefineError(
+            f"the {kind} has columns of {table.columns.nlevels} levels; give them one name each: "
+            'table.columns = table.columns.map("/".join)'
+        )
+    named = {name: getattr(options, name, None) for name in ("column", "step_column", "lr_column", "loss_column")}
+    options = replace(options, **{name: str(value) for name, value in named.items() if value is not None})
+    titles = [str(label) for label in table.columns]
+    columns = list(zip(titles, (table.iloc[:, i] for i in range(len(titles))), strict=True))
+    label = None if table.index.name is None else str(table.index.name)
+    if label is None and not _is_default(table.index) and options.step_column is None and not find("step", titles):
+        label = _free(titles)
+        options = replace(options, step_column=label)
+    if label is not None:
+        columns.append((label, pd.Series(table.index)))
+    return _records(columns, len(table), options), options
+
+
+def _check(table: pd.DataFrame | pd.Series[Any], what: str) -> None:
     kind = type(table).__name__
     if table.index.nlevels > 1:
         raise RefineError(
             f"the {kind} has an index of {table.index.nlevels} levels; make it one of steps: reset_index()"
         )
     if table.size == 0:
-        raise RefineError(f"the {kind} is empty; it must hold the norms of a run, a row a logged update")
-    if isinstance(table, pd.Series):
-        return _choose(*_of_series(table, options), kind)
-    if table.columns.nlevels > 1:
-        raise RefineError(
-            f"the {kind} has columns of {table.columns.nlevels} levels; give them one name each: "
-            'table.columns = table.columns.map("/".join)'
-        )
-    named = (options.column, options.step_column, options.lr_column)
-    column, step_column, lr_column = (None if name is None else str(name) for name in named)
-    options = replace(options, column=column, step_column=step_column, lr_column=lr_column)
-    titles = [str(label) for label in table.columns]
-    columns = list(zip(titles, (table.iloc[:, i] for i in range(len(titles))), strict=True))
-    label = None if table.index.name is None else str(table.index.name)
-    if label is None and not _is_default(table.index) and step_column is None and not find("step", titles):
-        label = _free(titles)
-        options = replace(options, step_column=label)
-    if label is not None:
-        columns.append((label, pd.Series(table.index)))
-    return _choose(_records(columns, len(table), options), options, kind)
-
-
-def _choose(records: Records, options: ReadOptions, kind: str) -> GradientNorms:
-    return choose(replace(records, format=kind), options, name=kind, companions={})
+        raise RefineError(f"the {kind} is empty; it must hold {what}, a row a logged update")
 
 
 def _of_series(norms: pd.Series[Any], options: ReadOptions) -> tuple[Records, ReadOptions]:

@@ -33,7 +33,7 @@ def _read(log: Log, options: ReadOptions) -> Records:
         log,
         options,
         "HF Trainer console log",
-        Facts("l2", clipping="pre", lr_alignment="this_step" if strings else "unknown"),
+        Facts("l2", clipping="pre", lr_alignment="this_step" if strings else "unknown", mean_loss=True),
         console.pairs(log.lines(), _LINE, _PAIR),
         missing="transformers logs grad_norm since 4.38, and before 5.3 only where max_grad_norm is not 0",
     )

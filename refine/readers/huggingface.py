@@ -86,7 +86,7 @@ def _read_state(log: Log, options: ReadOptions) -> Records:
     rows.planned_steps = total
     return rows.records(
         "Hugging Face trainer_state.json",
-        Facts(norm_kind="l2", clipping="pre", lr_alignment=_alignment(logged, total)),
+        Facts(norm_kind="l2", clipping="pre", lr_alignment=_alignment(logged, total), mean_loss=True),
         settings={**pick({"train_batch_size": state.get("train_batch_size")}), **arguments},
         missing=_MISSING,
     )

@@ -24,7 +24,7 @@ def _train(row: dict[str, Any]) -> dict[str, Any] | None:
 
 def _read(log: Log, options: ReadOptions) -> Records:
     rows, dropped = json_text.read_lines(log, options, _train)
-    return rows.records("ms-swift logging.jsonl", Facts("l2", clipping="pre"), dropped=dropped)
+    return rows.records("ms-swift logging.jsonl", Facts("l2", clipping="pre", mean_loss=True), dropped=dropped)
 
 
 def _sniff(log: Log) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from ..errors import RefineError
-from .base import MAX_NAME, Facts, ReadOptions, choose_run
+from .base import MAX_NAME, Facts, LossOptions, ReadOptions, choose_run
 from .columns import find, layer, looks_like_norm
+from .loss_columns import loss_name
 
 __all__ = ["choose_by_id", "choose_with_norm", "facts_of", "is_norm"]
 
@@ -25,7 +26,7 @@ _FRAMEWORKS: tuple[tuple[tuple[str, ...], Facts], ...] = (
     (("learning/grad_norm",), Facts("l2", "post", from_zero=True)),
     ((r"l2_norm[./]grad[./]global",), Facts("l2", "post")),  # Composer
     ((r"(.+/)?gnorm", r"(.+/)?wps"), Facts("l2", "pre", "next_step", window_mean=True)),  # fairseq
-    (("train/grad_norm", "train/epoch"), Facts("l2", "pre")),  # transformers
+    (("train/grad_norm", "train/epoch"), Facts("l2", "pre", mean_loss=True)),  # transformers
 )
 
 
@@ -35,7 +36,7 @@ def facts_of(names: Iterable[str]) -> Facts:
     Examples
     --------
     >>> facts_of(["lm loss", "grad-norm", "learning-rate"])
-    Facts(norm_kind='l2', clipping='pre', lr_alignment='next_step', window_mean=False, from_zero=False)
+    Facts(norm_kind='l2', clipping='pre', lr_alignment='next_step', window_mean=False, from_zero=False, mean_loss=False)
     >>> facts_of(["step", "grad_norm"]) == Facts()
     True
     """
@@ -50,11 +51,15 @@ def facts_of(names: Iterable[str]) -> Facts:
 def is_norm(name: str, options: ReadOptions) -> bool:
     """Whether a name is that of the norm: the one that the caller names, else any that may be one.
 
+    Where losses are read (`LossOptions`): whether it is that of a loss.
+
     Examples
     --------
     >>> is_norm("raw_grad_norm", ReadOptions()), is_norm("lr", ReadOptions()), is_norm("lr", ReadOptions(column="lr"))
     (True, False, True)
     """
+    if isinstance(options, LossOptions):
+        return name == options.loss_column if options.loss_column is not None else loss_name(name) is not None
     if options.column is not None:
         return name == options.column
     if len(name) > MAX_NAME:
