@@ -28,6 +28,7 @@ from .formats import formats
 from .inspect import inspect
 from .merge_weights import merge_weights
 from .plot import plot
+from .predict import predict
 from .retarget import retarget
 
 
@@ -126,6 +127,7 @@ for command in (
     fit,
     explain,
     compare,
+    predict,
     retarget,
     continue_run,
     describe,

@@ -40,6 +40,8 @@ class Points:
         Relative standard deviation of each loss, at least `LEAST_SIGMA`.
     noise : (T,) or None
         Relative level of the gradient noise.
+    count : int
+        Logged losses that these are means of.
     """
 
     rates: Array
@@ -47,6 +49,7 @@ class Points:
     losses: Array
     sigma: Array
     noise: Array | None = None
+    count: int = 0
 
     @property
     def share(self) -> float:

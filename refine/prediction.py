@@ -26,6 +26,8 @@ from .transfer import retarget
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .loss_table import LossTable
+
 __all__ = ["Calibration", "Difference", "LossLaw", "Prediction", "calibration", "fit_loss", "points_of"]
 
 Array = NDArray[np.float64]
@@ -155,7 +157,7 @@ def points_of(curve: LossCurve) -> Points:
     size = np.diff(edges)
     sigma = np.maximum(scatter / np.sqrt(size), LEAST_SIGMA)
     means = (np.add.reduceat(values, edges[:-1]) / size for values in (at, losses))
-    return Points(curve.rates, *means, sigma, curve.noise)
+    return Points(curve.rates, *means, sigma, curve.noise, at.size)
 
 
 def fit_loss(runs: CurveLike | Sequence[CurveLike], *, law: str = "memory", **read: Any) -> LossLaw:
@@ -276,6 +278,39 @@ class LossLaw:
                     "data and batch size are the same"
                 )
         return tuple(found)
+
+    def summary(self, *, verbose: bool = False) -> str:
+        """What was read, and how well the law fits it."""
+        from .loss_table import law_words
+
+        return "\n".join(law_words(self, verbose=verbose))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The points that the law was fitted to: run, step, loss, fitted, sigma."""
+        from .loss_table import law_to_frame
+
+        return law_to_frame(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted law as JSON values."""
+        from .loss_table import law_to_dict
+
+        return law_to_dict(self)
+
+    def compare(
+        self,
+        schedules: Iterable[ScheduleLike] | Mapping[str, ScheduleLike] | None = None,
+        *,
+        total_steps: int | None = None,
+        peak_lr: float | None = None,
+    ) -> LossTable:
+        """Predict several schedules side by side (`refine.loss_table.predict_named`)."""
+        from .loss_table import DEFAULT_NAMES, predict_named
+
+        return predict_named(self, schedules or DEFAULT_NAMES, total_steps=total_steps, peak_lr=peak_lr)
+
+    def _repr_html_(self) -> str:
+        return self.compare()._repr_html_()
 
     def schedule(self, schedule: ScheduleLike, total_steps: int | None = None) -> Schedule:
         """The schedule that is meant: a family gets the horizon and the warmup of the longest run."""

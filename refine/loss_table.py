@@ -1,0 +1,243 @@
+"""Predictions side by side: the table of `refine predict`, and the words for it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .files import printable
+from .prediction import Difference, LossLaw, Prediction, ScheduleLike, calibration, fit_loss
+from .text import aligned, paragraph
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["DEFAULT_NAMES", "LossTable", "Row", "law_to_dict", "law_to_frame", "law_words", "predict_named", "rows_of"]
+
+DEFAULT_NAMES = ("linear", "cosine", "wsd:0.2", "wsd:0.4", "wsd:0.2,shape=sqrt")
+
+_OTHERS = ("two", "general")
+"""Laws whose answers are shown beside, on request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prediction, and its difference from the reference."""
+
+    prediction: Prediction
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossTable:
+    """Predictions of one law, the lowest loss first.
+
+    Attributes
+    ----------
+    law : LossLaw
+    rows : tuple of Row
+    reference : str
+        What the differences are from.
+    """
+
+    law: LossLaw
+    rows: tuple[Row, ...]
+    reference: str
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows as JSON values."""
+        return [
+            {
+                "name": row.prediction.name,
+                "total_steps": row.prediction.total_steps,
+                "peak_lr": row.prediction.peak_lr,
+                "final_loss": row.prediction.final_loss,
+                "low": row.prediction.low,
+                "high": row.prediction.high,
+                "difference_from_linear": row.difference.value,
+                "difference_low": row.difference.low,
+                "difference_high": row.difference.high,
+                "verdict": row.difference.verdict,
+            }
+            for row in self.rows
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a table, by name."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dicts()).set_index("name")
+
+    def summary(self, *, verbose: bool = False) -> str:
+        """What was read and fitted, the table, and what limits it."""
+        lines = [*law_words(self.law, verbose=verbose), *aligned(self._cells()), *self._about()]
+        return "\n".join([*lines, *(self._other_laws() if verbose else [])])
+
+    def plot(self) -> Figure:
+        """Logged losses, predicted curves with their bands, the rates below."""
+        from .loss_figure import plot_predictions
+
+        return plot_predictions(self)
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().to_html(float_format=lambda value: f"{value:.5g}", border=0)
+        told = "<br>".join(html.escape(" ".join(line.split())) for line in (*law_words(self.law), *self._about()))
+        return f"<div>{table}<p><small>{told}</small></p></div>"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        head = ("", "final loss", "+-", f"less {self.reference}", "+-", "")
+        cells = [head]
+        for row in self.rows:
+            found, apart = row.prediction, row.difference
+            same = found.name == self.reference
+            cells.append(
+                (
+                    printable(found.name, limit=40),
+                    f"{found.final_loss:.4f}",
+                    f"{found.bar:.4f}",
+                    "" if same else f"{apart.value:+.4f}",
+                    "" if same else f"{0.5 * (apart.high - apart.low):.4f}",
+                    "" if same else apart.verdict,
+                )
+            )
+        return cells
+
+    def _about(self) -> list[str]:
+        known = calibration()
+        said: dict[str, list[str]] = {}
+        for row in self.rows:
+            for limit in row.prediction.limits:
+                said.setdefault(limit, []).append(printable(row.prediction.name, limit=40))
+        told = [
+            (
+                "bars",
+                f"90 %, calibrated on {known.cases:,} predictions of runs that were made, of {known.groups} models; on "
+                f"each of them the bars that the others give cover {known.coverage:.0%}. better, worse: beyond two "
+                "standard errors",
+            )
+        ]
+        for limit, names in said.items():
+            whose = "" if len(names) == len(self.rows) else f"{', '.join(names)}: "
+            told.append(("limits" if len(told) == 1 else "", whose + limit))
+        return [line for title, text in told for line in paragraph(title, text, hanging=0)]
+
+    def _other_laws(self) -> list[str]:
+        """The same schedules by other laws: their spread says how much hangs on the form."""
+        heads, columns = [], []
+        for name in (n for n in _OTHERS if n != self.law.fit.law.name):
+            law = fit_loss(self.law.runs, law=name)
+            heads.append(name)
+            columns.append([law.final_loss(r.prediction.schedule.multiplier * r.prediction.peak_lr) for r in self.rows])
+        cells = [("by law", self.law.fit.law.name, *heads)]
+        for number, row in enumerate(self.rows):
+            values = (row.prediction.final_loss, *(column[number] for column in columns))
+            cells.append((printable(row.prediction.name, limit=40), *(f"{value:.4f}" for value in values)))
+        return ["", *aligned(cells)]
+
+
+def predict_named(
+    law: LossLaw,
+    schedules: Iterable[ScheduleLike] | Mapping[str, ScheduleLike] = DEFAULT_NAMES,
+    *,
+    total_steps: int | None = None,
+    peak_lr: float | None = None,
+) -> LossTable:
+    """Predict several schedules, and linear decay of the same horizon and peak, which is always among them.
+
+    Parameters
+    ----------
+    law : LossLaw
+    schedules : names, or mapping of name to Schedule or name
+        Files and families as in `LossLaw.predict`.
+    total_steps, peak_lr : optional
+        By default those of the longest run, of a file its own.
+    """
+    named = dict(schedules) if isinstance(schedules, Mapping) else {str(name): name for name in schedules}
+    found = [law.predict(each, total_steps=total_steps, peak_lr=peak_lr, name=name) for name, each in named.items()]
+    steps = {prediction.total_steps for prediction in found}
+    linear = next((prediction for prediction in found if prediction.name == "linear"), None)
+    if linear is None:
+        own = total_steps or (steps.pop() if len(steps) == 1 else None)
+        linear = law.predict("linear", total_steps=own, peak_lr=peak_lr, name="linear")
+        found.append(linear)
+    return rows_of(law, found, linear)
+
+
+def rows_of(law: LossLaw, predictions: Sequence[Prediction], reference: Prediction) -> LossTable:
+    """Predictions as a table, the lowest first, with their differences from one of them."""
+    rows = [Row(prediction, law.difference(prediction, reference)) for prediction in predictions]
+    return LossTable(law, tuple(sorted(rows, key=lambda row: row.prediction.final_loss)), reference.name)
+
+
+def law_words(law: LossLaw, *, verbose: bool = False) -> list[str]:
+    """What was read, and how well the law fits it."""
+    told = []
+    for run, points in zip(law.runs, law.fit.curves, strict=True):
+        used = f"{run.sort} loss, column {printable(run.column, limit=40)}"
+        count = points.count
+        binned = f"{count:,} points" if count == points.at.size else f"{count:,} points, in {points.at.size} means,"
+        told.append(
+            (
+                "log",
+                f"{printable(run.name)}: {used}; {binned} from update {int(points.at[0]):,} to {int(run.steps[-1]):,} of "
+                f"{run.total_steps:,}, peak rate {run.peak_lr:.4g}"
+                + (f", warmup {run.warmup_steps:,}" if run.warmup_steps else ""),
+            )
+        )
+    level = float(np.mean([run.losses[-1] for run in law.runs]))
+    told.append(
+        ("law", f"{law.fit.law.name}: {law.formula}; it fits its own run to {law.rms:.2%} (rms, {law.rms * level:.4f})")
+    )
+    if verbose:
+        fitted = law.fit.exponents
+        priors = (f"{e.name} {fitted[e.name]:.4g} (prior {e.median:g})" for e in law.fit.law.exponents)
+        told += [("f", law.fit.law.formula), ("source", law.fit.law.source), ("exponents", ", ".join(priors))]
+    notes = dict.fromkeys(note for run in law.runs for note in run.notes)
+    told += [("note", note) for note in notes if verbose or not note.startswith("the losses are of column")]
+    return [line for title, text in told for line in paragraph(title, text, hanging=0)]
+
+
+def law_to_dict(law: LossLaw) -> dict[str, Any]:
+    """The fitted law as JSON values."""
+    known = calibration()
+    return {
+        "name": law.fit.law.name,
+        "formula": law.formula,
+        "coefficients": dict(zip(("L0", "A", "B"), law.fit.coefficients.tolist(), strict=True)),
+        "exponents": law.fit.exponents,
+        "reference_lr": law.fit.reference,
+        "reference_steps": law.fit.longest,
+        "rms": law.rms,
+        "points": sum(points.at.size for points in law.fit.curves),
+        "files": [run.name for run in law.runs],
+        "column": law.runs[0].column,
+        "sort": law.runs[0].sort,
+        "logged_steps": law.logged_steps,
+        "limits": list(law.limits),
+        "notes": list(dict.fromkeys(note for run in law.runs for note in run.notes)),
+        "calibrated_on": {"groups": known.groups, "cases": known.cases, "coverage": known.coverage},
+    }
+
+
+def law_to_frame(law: LossLaw) -> pd.DataFrame:
+    """The points that a law was fitted to: run, step, loss, fitted, sigma (of the loss)."""
+    import pandas as pd
+
+    parts = [
+        pd.DataFrame(
+            {
+                "run": run.name,
+                "step": points.at,
+                "loss": points.losses,
+                "fitted": law.fit.losses(view),
+                "sigma": points.sigma * points.losses,
+            }
+        )
+        for run, points, view in zip(law.runs, law.fit.curves, law.fit.views, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
