@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .errors import RefineError
 from .families import FAMILIES, from_name
 from .families.names import with_run_warmup
 from .files import printable
+from .foretold import foretell
 from .norms import GradientNorms
 from .prior import is_file, named_schedule
 from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms
@@ -34,6 +35,8 @@ CAVEAT = (
     "a bound of convex theory: over 7 to 9 schedules of a real 124M-parameter language model, each at its best peak, "
     "its rank correlation with the final loss was 0.63 to 0.93; differences under 1 % say nothing"
 )
+
+LOSS = "predicted at the logged peak, with half of the 90 % interval (refine predict)"
 
 _CURVE_STEPS = 10_000
 _CURVE_POINTS = 400
@@ -55,6 +58,8 @@ class Compared:
         norms every such rule fails.
     warmup_fraction, area, final_factor : float
         Share of the updates before 90 % of the peak is reached, mean multiplier, last multiplier.
+    predicted_loss, predicted_low, predicted_high : float or None
+        Final loss at the logged peak by `refine.fit_loss`, with its 90 % interval; None where the log has no losses.
     """
 
     name: str
@@ -64,6 +69,9 @@ class Compared:
     warmup_fraction: float
     area: float
     final_factor: float
+    predicted_loss: float | None = None
+    predicted_low: float | None = None
+    predicted_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +117,8 @@ class Comparison:
     def summary(self) -> str:
         """The table as text, with what it was computed on and what it is worth."""
         head = ("", "bound", "guarantee", "best peak LR", "90 % at", "area", "last")
-        table = [head] + [
+        losses = any(row.predicted_loss is not None for row in self.rows)
+        table = [(*head, "loss") if losses else head] + [
             (
                 printable(row.name, limit=60),
                 f"{row.relative_bound:.4f}",
@@ -118,6 +127,7 @@ class Comparison:
                 f"{row.warmup_fraction:.1%}",
                 f"{row.area:.3f}",
                 f"{row.final_factor:.2g}",
+                *([_loss(row)] if losses else []),
             )
             for row in self.rows
         ]
@@ -131,6 +141,7 @@ class Comparison:
             ("bound", f"over the best of these; the least of any schedule has {self.least:.4f}"),
             ("guarantee", "f(x_T) - f* at most this for the initial distance 1, on the raw norms"),
             ("peak LR", f"over that of {printable(self.reference, limit=60)}, by the bound on the raw norms"),
+            *([("loss", LOSS)] if losses else []),
             ("caveat", CAVEAT),
             *(("note", note) for note in self.notes),
         )
@@ -153,6 +164,12 @@ class Comparison:
         (relative,) = (row.relative_bound for row in self.rows if row.name == name)
         values = omega_curve(at_best.peak_lr * h, n, updates) * (relative / at_best.value)
         return updates * multiplier.size // h.size, values
+
+
+def _loss(row: Compared) -> str:
+    if row.predicted_loss is None or row.predicted_high is None:
+        return "unknown"
+    return f"{row.predicted_loss:.4g} +- {row.predicted_high - row.predicted_loss:.2g}"
 
 
 def compare(
@@ -231,6 +248,10 @@ def compare(
         )
         for name, schedule in schedules.items()
     ]
+    if norms is not None and norms.loss is not None and norms.pool is None:
+        losses = foretell(norms, {name: (schedule, None) for name, schedule in schedules.items()})
+        told = {name: (found.final_loss, found.low, found.high) for name, found in losses.items()}
+        rows = [Compared(*astuple(row)[:7], *told.get(row.name, ())) for row in rows]
     return Comparison(
         rows=tuple(sorted(rows, key=lambda row: row.relative_bound)),
         schedules=dict(schedules),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from .bound import omega_at_best_peak
 from .diagnostics import check, near_separable
 from .digits import on_grid
 from .errors import RefineError
+from .foretold import law_of, to_dicts
 from .health import check_values
 from .hygiene import stride
 from .norms import GradientNorms
+from .prediction import Prediction
 from .prior import Prior, is_file, logged_rates, named_schedule, read_prior
 from .refinement import EXPONENTS, OptimizerFamily
 from .schedule import Schedule, check_count
@@ -49,6 +52,9 @@ class Continuation:
     over_linear, over_rewarmed : float
         Bound of annealing in a straight line from now on, and of the best tail that may rise, over this one's.
     assumptions, warnings : tuple of str
+    predicted : mapping of str to Prediction
+        Final losses of the whole run with this tail, and with a straight line from now on, by `refine.fit_loss`; empty
+        where the log does not tell.
     """
 
     schedule: Schedule
@@ -59,6 +65,7 @@ class Continuation:
     over_rewarmed: float
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    predicted: Mapping[str, Prediction] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -74,6 +81,7 @@ class Continuation:
             "over_rewarmed": self.over_rewarmed,
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
+            "predicted_loss": to_dicts(self.predicted),
         }
 
     def summary(self) -> str:
@@ -89,6 +97,7 @@ class Continuation:
                 f"{_versus(self.over_linear)} annealing in a straight line from now on, "
                 f"{_versus(self.over_rewarmed)} the best that may rise (convex theory: no promise)",
             ),
+            *([("loss", self._losses())] if self.predicted else []),
             *(("assumed", line) for line in self.assumptions),
             *(("warning", line) for line in self.warnings),
             ("resume", f"load the optimizer, set every group's initial_lr to its peak rate{peak}, then"),
@@ -98,6 +107,13 @@ class Continuation:
             f"{self.at:,} of {d['total_steps']:,} updates are done: {held}anneal over {d['anneal_steps']:,}{start}"
         ]
         return "\n".join([*lines, *(line for title, text in told for line in paragraph(title, text))])
+
+    def _losses(self) -> str:
+        this, line = self.predicted["this tail"], self.predicted["straight line"]
+        return (
+            f"predicted after the last update: {this.final_loss:.4g} +- {this.bar:.2g}; annealing in a straight line from "
+            f"now on {line.final_loss:.4g} +- {line.bar:.2g} (refine predict)"
+        )
 
     def _rate(self, multiplier: float) -> str:
         return f"{multiplier:.3g} of the peak" if self.peak_lr is None else f"{multiplier * self.peak_lr:.3g}"
@@ -198,6 +214,13 @@ def continue_run(
             "the rate drops at once: the bound wants lower rates for longer runs, as T^-1/2, real runs much less; "
             "--cooldown-steps starts at the present rate"
         )
+    predicted = {}
+    law = law_of(norms) if norms.loss is not None and norms.pool is None and peak is not None else None
+    if law is not None and peak is not None:
+        line = np.concatenate([run.done, run.done[-1] * np.arange(left, 0, -1) / left])
+        for name, rates in (("this tail", multiplier), ("straight line", line)):
+            whole_run, its_peak = Schedule.from_rates(rates), peak / top * float(rates.max())
+            predicted[name] = law.predict(whole_run, peak_lr=its_peak, name=name, points=1, anchored=True)
     provenance = {
         "generator": f"refine {__version__}",
         "reference": "arXiv:2310.07831",
@@ -222,6 +245,7 @@ def continue_run(
         over_rewarmed=free / tail.bound,
         assumptions=assumptions,
         warnings=tuple(notes),
+        predicted=predicted,
     )
 
 

@@ -14,6 +14,7 @@ from .default import Balance, balance_of
 from .describe import decay_exponent, peak_fraction
 from .families import with_warmup
 from .files import printable
+from .foretold import law_of
 from .inputs import LogLike, pooled
 from .norms import GradientNorms
 from .prior import logged_rates
@@ -228,6 +229,7 @@ def _steps(
         ("checks", _checks(result)),
         ("decide", _decision(result, changes)),
         ("peak", _peak(result)),
+        *([("loss", _loss(result))] if result.predicted else []),
     )
 
 
@@ -356,6 +358,13 @@ def _peak(result: Refinement) -> str:
         becomes = "" if peak is None else f" ({prior.peak_lr:.3g} becomes {peak:.3g})"
         return f"of recommended {ratio:.2f} times the old peak, for equal area{becomes}"
     return f"no learning rate is suggested: {why_no_peak(result)}"
+
+
+def _loss(result: Refinement) -> str:
+    law = law_of(result.norms)
+    ends = ", ".join(f"{name} {found.final_loss:.4g} +- {found.bar:.2g}" for name, found in result.predicted.items())
+    fits = "" if law is None else f"{law.formula}, which fits the log's own losses to {law.rms:.2%}; "
+    return f"{fits}predicted at the suggested peaks: {ends}; it decides nothing here"
 
 
 def _shown(value: float | None) -> str:

@@ -29,6 +29,7 @@ from .figures import (
     save_figure,
 )
 from .files import printable, write_files
+from .foretold import law_of
 from .prior import logged_rates
 from .worth import LIKE, measured
 
@@ -65,6 +66,8 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
     panels = [_draw_norms, _draw_squared, _draw_weights, _draw_worth, _draw_schedules]
     if explanation.balance is not None:
         panels.insert(3, _draw_balance)
+    if explanation.result.predicted:
+        panels.insert(-1, _draw_losses)
     if logged_rates(explanation.result.norms)[1].size or explanation.result.prior.multiplier is not None:
         panels.insert(1, _draw_rates)
     rows = (len(panels) + 1) // 2
@@ -99,6 +102,29 @@ def _draw_norms(explanation: Explanation, ax: Axes) -> str:
     if result.norms.pool is not None:
         return f"Norms of {result.norms.pool.logs} logs, each smoothed, and their median"
     return f"Norms, and their median over {100 * result.smoothing:g} % of the updates"
+
+
+def _draw_losses(explanation: Explanation, ax: Axes) -> str:
+    result = explanation.result
+    law = law_of(result.norms)
+    assert law is not None  # there are predictions
+    [points], [view] = law.fit.curves, law.fit.views
+    ax.plot(points.at, points.losses, "o", color=_OLD, markersize=2.5, label="logged")
+    ax.plot(points.at, law.fit.losses(view), color="black", linewidth=0.9, label="the law")
+    names = ("refined", "recommended", "linear") if result.computed else ("recommended", "linear")
+    for number, name in enumerate(names):
+        found = law.predict(result.schedules[name], peak_lr=result.peak_lr(name), name=name)
+        colour = _OLD if name == "linear" else _COLOURS[number]
+        ax.plot(found.steps, found.losses, color=colour, linewidth=1.5, linestyle=("-", "--", "-.")[number], label=name)
+        ax.fill_between(found.steps, found.lower, found.upper, color=colour, alpha=0.12, linewidth=0.0)
+    late = points.losses[points.at >= 0.3 * points.at[-1]]
+    ends = [value for found in result.predicted.values() for value in (found.low, found.high)]
+    ax.set_ylim(min(*ends, float(late.min())), max(*ends, float(late.max())))
+    ax.set_xlim(0, result.refined.total_steps)
+    ax.set_xlabel("update")
+    ax.set_ylabel(f"{law.runs[0].sort} loss")
+    _finish(ax)
+    return "Loss: logged, by the law, and predicted with 90 % bands"
 
 
 def _draw_rates(explanation: Explanation, ax: Axes) -> str:

@@ -44,6 +44,7 @@ _QUANTILE = 1.6449  # of a normal distribution: 90 % lie within
 _NO_DROP, _ENDS_HIGH, _FAR, _SHORT, _OUTLIERS, _BEYOND = 0.95, 0.5, 2.0, 4.0, 0.03, 5.0
 _WIDER, _SAME_PEAK = 1.5, 0.02
 _TIE_ACROSS_PEAKS = 0.007
+_ANCHORS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +333,7 @@ class LossLaw:
         peak_lr: float | None = None,
         name: str | None = None,
         points: int = CURVE_POINTS,
+        anchored: bool = False,
     ) -> Prediction:
         """Predict the loss under a schedule.
 
@@ -347,14 +349,18 @@ class LossLaw:
             For tables and figures.
         points : int
             Of the curve, 1 at least.
+        anchored : bool
+            For a schedule that goes on with the longest run: moved by what that run's last four losses lie off the law.
         """
         wanted = self.schedule(schedule, total_steps)
         peak, steps = self._peak(peak_lr), wanted.total_steps
         first = min(math.ceil(BURN_IN * self.logged_steps), steps)
         at = np.unique(np.linspace(first, steps, points).round()) if points > 1 else np.array([float(steps)])
         view = self.fit.view(wanted.multiplier * peak, at, self.noise_of(steps))
-        losses, calibrated = self.fit.losses(view), calibration()
-        slopes = self.fit.gradient(view)
+        losses, slopes, calibrated = self.fit.losses(view), self.fit.gradient(view), calibration()
+        if anchored:
+            shift = math.exp(-self._last_residual)
+            losses, slopes = losses * shift, slopes * shift
         further = calibrated.horizon * np.log2(np.maximum(at / self.logged_steps, 1.0))
         variance = np.einsum("ij,jk,ik->i", slopes, self.fit.covariance, slopes) / losses**2
         spread = np.sqrt(np.maximum(variance, 0.0) + further**2 + (calibrated.peak * self._octaves(peak)) ** 2)
@@ -417,6 +423,13 @@ class LossLaw:
     def final_loss(self, rates: Array) -> float:
         """Predicted loss after the last update at these rates, (T,), without an interval: for searches."""
         return float(self.fit.losses(self.fit.view(rates, np.array([float(rates.size)]), self.noise_of(rates.size)))[0])
+
+    @property
+    def _last_residual(self) -> float:
+        """By how much the law lies above the last four losses of the longest run, in the logarithm."""
+        sizes = [points.at.size for points in self.fit.curves]
+        place = self.runs.index(self.longest)
+        return float(np.mean(np.split(self.fit.residuals, np.cumsum(sizes)[:-1])[place][-_ANCHORS:]))
 
     def _end(self, prediction: Prediction) -> View:
         steps = prediction.total_steps

@@ -15,6 +15,7 @@ from .default import EXPONENT, SHAPES
 from .describe import decay_exponent, description, peak_fraction, warmup_fraction
 from .diagnostics import RHO
 from .files import printable
+from .foretold import to_dicts, why_not
 from .norms import GradientNorms
 from .result import Refinement
 from .schedule import Schedule
@@ -95,6 +96,7 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "suggested_peak_lr_by_bound": prior.suggested_peak(own.peak_lr_ratio_by_bound),
         "distance_lower_bound": result.distance.lower_bound if result.distance else None,
         "peak_lr_from_distance": result.distance.peak_lr if result.distance else None,
+        "predicted_loss": to_dicts(result.predicted),
         "flags": [found.to_dict() for found in result.checks],
         "assumptions": list(result.assumptions),
         "warnings": list(result.warnings),
@@ -121,12 +123,15 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
     columns go, then numbers that ``verbose`` has, then the last of the remarks.
     """
     if verbose:
-        above = [*head(result, whole=True), *_block("read", *_read(result)), *_block("peak", _peak(result))]
+        loss = _block("loss", _loss(result) or f"not predicted: {why_not(result.norms)}")
+        above = [*head(result, whole=True), *_block("read", *_read(result)), *_block("peak", _peak(result)), *loss]
         return "\n".join([*above, *_details(result)])
     room = MOST_LINES - _AFTERWARDS
     told = [_block("remark", printable(text, limit=400)) for text in _remarks(result)]
     most = sum(map(len, told))
-    above, peak = head(result), _block("peak", _peak(result))
+    predicted = _loss(result)
+    loss = _block("loss", predicted) if predicted else []
+    above, peak = head(result), [*_block("peak", _peak(result)), *loss]
     short = [*above, *_block("read", _read_briefly(result)), *peak]
     for lines in (
         [*above, *_block("read", *_read(result)), *peak],
@@ -139,6 +144,7 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
         *head(result, brief=True),
         *_block("read", _read_briefly(result)),
         *_block("peak", _peak(result, brief=True)),
+        *loss,
     ]
     lines = terse if len(terse) + most <= room or len(short) >= room else short
     return "\n".join([*lines, *_as_many(told, room - len(lines))])
@@ -278,6 +284,16 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     old = "" if prior.peak_lr is None else f"; the old one was {prior.peak_lr:.3g}"
     why = "" if brief else ": all rates add up to the old sum"
     return f"{', '.join(rates)}{why}{old}"
+
+
+def _loss(result: Refinement) -> str:
+    """Predicted final losses at the suggested peaks; empty without losses in the log."""
+    predicted = result.predicted
+    if not predicted:
+        return ""
+    names = [n for n in ("refined", "recommended", "linear", "cosine") if n != "refined" or result.computed]
+    told = ", ".join(f"{name} {predicted[name].final_loss:.4g} +- {predicted[name].bar:.2g}" for name in names)
+    return f"predicted: {told}"
 
 
 def _remarks(result: Refinement) -> list[str]:

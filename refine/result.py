@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from .prediction import Prediction
+
     from .distance import DistanceEstimate
 
 __all__ = ["Measures", "Refinement"]
@@ -178,6 +180,17 @@ class Refinement:
         if name not in self.measures:
             raise RefineError(f"no schedule is called {printable(name)!r}; there are {', '.join(self.schedules)}")
         return self.prior.suggested_peak(self.measures[name].peak_lr_ratio)
+
+    @property
+    def predicted(self) -> dict[str, Prediction]:
+        """Predicted final loss of every schedule at its suggested peak; empty where the log has no losses or rates.
+
+        By the law of `refine.fit_loss` on the losses beside the norms. It does not decide what is recommended.
+        """
+        from .foretold import foretell
+
+        own = self.norms.loss is not None and self.norms.pool is None
+        return foretell(self.norms, {n: (s, self.peak_lr(n)) for n, s in self.schedules.items()}) if own else {}
 
     @property
     def weights(self) -> NDArray[np.float64]:
