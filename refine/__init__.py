@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .figures import plot
     from .loss_curve import LossCurve
     from .norms import GradientNorms
+    from .prediction import LossLaw, fit_loss
     from .readers import read_losses, read_norms
     from .result import Refinement
     from .schedule import Schedule
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "GradientNorms": "norms",
     "LossCurve": "loss_curve",
+    "LossLaw": "prediction",
     "RefineError": "errors",
     "RefineWarning": "errors",
     "Refinement": "result",
@@ -47,6 +49,7 @@ _HOMES = {
     "emit": "export",
     "explain": "explanation",
     "fit": "analysis",
+    "fit_loss": "prediction",
     "from_name": "families",
     "join": "families",
     "linear": "families",
@@ -64,6 +67,7 @@ _HOMES = {
 __all__ = [
     "GradientNorms",
     "LossCurve",
+    "LossLaw",
     "RefineError",
     "RefineWarning",
     "Refinement",
@@ -76,6 +80,7 @@ __all__ = [
     "emit",
     "explain",
     "fit",
+    "fit_loss",
     "from_name",
     "join",
     "linear",

@@ -111,8 +111,8 @@ class Continuation:
     def _losses(self) -> str:
         this, line = self.predicted["this tail"], self.predicted["straight line"]
         return (
-            f"predicted after the last update: {this.final_loss:.4g} +- {this.bar:.2g}; annealing in a straight line from "
-            f"now on {line.final_loss:.4g} +- {line.bar:.2g} (refine predict)"
+            f"predicted after the last update: {this.final_loss:.4g} +- {this.bar:.2g}; annealing in a straight line "
+            f"from now on {line.final_loss:.4g} +- {line.bar:.2g} (refine predict)"
         )
 
     def _rate(self, multiplier: float) -> str:

@@ -16,7 +16,7 @@ __all__ = ["foretell", "law_of", "to_dicts", "why_not"]
 
 @lru_cache(maxsize=2)
 def _fitted(norms: GradientNorms) -> LossLaw | str:
-    """The law of the losses beside norms, or why there is none; kept, as text, JSON and figure ask one after another."""
+    """The law of the losses beside norms, or why there is none; kept, as text, JSON and figure each ask."""
     try:
         return fit_loss(norms)
     except RefineError as error:

@@ -140,7 +140,7 @@ def held(weights: NDArray[np.float64], k: float, warmup_steps: int = 0) -> NDArr
 
 
 def hold(law: LossLaw, total_steps: int, peak_lr: float) -> tuple[float, NDArray[np.float64]]:
-    """k of the `held` schedule with the least predicted loss, from 1/4 to 50, and its multipliers, (T,).
+    """The k of the `held` schedule with the least predicted loss, from 1/4 to 50, and its multipliers, (T,).
 
     A search over one scalar; O(T) each.
     """

@@ -91,7 +91,7 @@ def apart(wanted: NDArray[np.float64], least: float, low: float, high: float) ->
     floor = low + least * (np.arange(placed.size) + 0.5)
     ceiling = high - least * (np.arange(placed.size)[::-1] + 0.5)
     placed = np.maximum(np.minimum(placed, ceiling), floor)
-    found = np.empty_like(placed)
+    found: NDArray[np.float64] = np.empty_like(placed)
     found[order] = placed
     return found
 

@@ -99,8 +99,8 @@ def cut(rates: Array, reference: float, at: Array, noise: Array | None = None, *
     first = edges[:-1].astype(np.intp)
     length = np.diff(edges)
     mean: Array = np.add.reduceat(h, first) / length
-    level = np.ones(length.size) if noise is None else np.add.reduceat(nu, first) / length
-    return Blocks(edges, mean, level, int(np.searchsorted(edges, peak)))
+    level: Array = np.add.reduceat(nu, first) / length
+    return Blocks(np.asarray(edges, dtype=np.float64), mean, level, int(np.searchsorted(edges, peak)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

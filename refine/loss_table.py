@@ -91,7 +91,7 @@ class LossTable:
 
     def _cells(self) -> list[tuple[str, ...]]:
         head = ("", "final loss", "+-", f"less {self.reference}", "+-", "")
-        cells = [head]
+        cells: list[tuple[str, ...]] = [head]
         for row in self.rows:
             found, apart = row.prediction, row.difference
             same = found.name == self.reference
@@ -184,8 +184,8 @@ def law_words(law: LossLaw, *, verbose: bool = False) -> list[str]:
         told.append(
             (
                 "log",
-                f"{printable(run.name)}: {used}; {binned} from update {int(points.at[0]):,} to {int(run.steps[-1]):,} of "
-                f"{run.total_steps:,}, peak rate {run.peak_lr:.4g}"
+                f"{printable(run.name)}: {used}; {binned} from update {int(points.at[0]):,} to {int(run.steps[-1]):,} "
+                f"of {run.total_steps:,}, peak rate {run.peak_lr:.4g}"
                 + (f", warmup {run.warmup_steps:,}" if run.warmup_steps else ""),
             )
         )

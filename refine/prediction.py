@@ -142,23 +142,23 @@ def points_of(curve: LossCurve) -> Points:
     >>> losses = 3.0 + np.arange(1, 401.0) ** -0.5
     >>> curve = LossCurve.from_values(losses, every=10, rates=np.linspace(1.0, 0.001, 4000))
     >>> points_of(curve).at.size
-    86
+    100
     """
     start = max(BURN_IN * float(curve.steps[-1]), curve.warmup_steps if curve.warmup_steps < curve.steps[-1] / 2 else 0)
     kept = curve.steps >= start
     at, losses = curve.steps[kept] - 0.5 * (curve.window - 1), curve.losses[kept]
     if at.size < LEAST_POINTS:
         raise RefineError(
-            f"{printable(curve.name)}: {at.size} losses lie after the burn-in, update {math.ceil(start):,}, and at least "
-            f"{LEAST_POINTS} are needed: name a log with losses at more steps, or another --loss-column"
+            f"{printable(curve.name)}: {at.size} losses lie after the burn-in, update {math.ceil(start):,}, and at "
+            f"least {LEAST_POINTS} are needed: name a log with losses at more steps, or another --loss-column"
         )
     # Second differences tell the scatter from the trend.
     scatter = float(np.median(np.abs(np.diff(np.log(losses), 2)))) / (0.6745 * math.sqrt(6.0))
     edges = np.linspace(0, at.size, min(_BINS[curve.sort], at.size) + 1).astype(np.intp)
     size = np.diff(edges)
     sigma = np.maximum(scatter / np.sqrt(size), LEAST_SIGMA)
-    means = (np.add.reduceat(values, edges[:-1]) / size for values in (at, losses))
-    return Points(curve.rates, *means, sigma, curve.noise, at.size)
+    middle, mean = (np.add.reduceat(values, edges[:-1]) / size for values in (at, losses))
+    return Points(curve.rates, middle, mean, sigma, curve.noise, at.size)
 
 
 def fit_loss(runs: CurveLike | Sequence[CurveLike], *, law: str = "memory", **read: Any) -> LossLaw:
@@ -195,8 +195,8 @@ def fit_loss(runs: CurveLike | Sequence[CurveLike], *, law: str = "memory", **re
     for curve in curves:
         if curve.diverged:
             raise RefineError(
-                f"{printable(curve.name)}: the run diverged (its loss ends far above its lowest, or is not finite), and no "
-                "law holds there: leave it out, or cut the log before that"
+                f"{printable(curve.name)}: the run diverged (its loss ends far above its lowest, or is not finite), "
+                "and no law holds there: leave it out, or cut the log before that"
             )
     if len(sorts := {curve.sort for curve in curves}) > 1:
         raise RefineError(
@@ -275,8 +275,8 @@ class LossLaw:
             if np.ptp(apart) > _BEYOND * LEAST_SIGMA:
                 worst = int(np.argmax(np.abs(apart)))
                 found.append(
-                    f"{printable(self.runs[worst].name)} lies {abs(apart[worst]):.1%} off the law of all: check that model, "
-                    "data and batch size are the same"
+                    f"{printable(self.runs[worst].name)} lies {abs(apart[worst]):.1%} off the law of all: check that "
+                    "model, data and batch size are the same"
                 )
         return tuple(found)
 
@@ -441,8 +441,8 @@ class LossLaw:
         peak = self.longest.peak_lr if peak_lr is None else peak_lr
         if self._octaves(peak) and self.fit.law.name in ("multi-power", "annealing"):
             raise RefineError(
-                f"peak_lr is {peak:g} and the logs have {self.longest.peak_lr:g}; the {self.fit.law.name} law cannot cross "
-                "peaks: use the law memory"
+                f"peak_lr is {peak:g} and the logs have {self.longest.peak_lr:g}; the {self.fit.law.name} law cannot "
+                "cross peaks: use the law memory"
             )
         return peak
 

@@ -51,7 +51,7 @@ def every_rate(
     Examples
     --------
     >>> rates, notes = every_rate(np.array([1, 3, 5, 7]), np.array([0.2, 0.4, 0.4, 0.4]), 8)
-    >>> rates.tolist(), notes
+    >>> rates.round(3).tolist(), notes
     ([0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], ())
     """
     first, rate = int(at[0]), float(rates[0])

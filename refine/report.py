@@ -144,8 +144,10 @@ def summary(result: Refinement, *, verbose: bool = False) -> str:
         *head(result, brief=True),
         *_block("read", _read_briefly(result)),
         *_block("peak", _peak(result, brief=True)),
-        *loss,
     ]
+    told_briefly = _block("loss", _loss(result, brief=True)) if loss else []
+    if len(terse) + len(told_briefly) + most <= room:
+        terse += told_briefly
     lines = terse if len(terse) + most <= room or len(short) >= room else short
     return "\n".join([*lines, *_as_many(told, room - len(lines))])
 
@@ -286,12 +288,15 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     return f"{', '.join(rates)}{why}{old}"
 
 
-def _loss(result: Refinement) -> str:
+def _loss(result: Refinement, *, brief: bool = False) -> str:
     """Predicted final losses at the suggested peaks; empty without losses in the log."""
     predicted = result.predicted
     if not predicted:
         return ""
-    names = [n for n in ("refined", "recommended", "linear", "cosine") if n != "refined" or result.computed]
+    names = [n for n in ("refined", "recommended", "linear") if n != "refined" or result.computed]
+    if brief:
+        widest = max(predicted[name].bar for name in names)
+        return f"{', '.join(f'{name} {predicted[name].final_loss:.4g}' for name in names)} (+- {widest:.2g})"
     told = ", ".join(f"{name} {predicted[name].final_loss:.4g} +- {predicted[name].bar:.2g}" for name in names)
     return f"predicted: {told}"
 

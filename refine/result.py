@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from .prediction import Prediction
-
     from .distance import DistanceEstimate
+    from .prediction import Prediction
 
 __all__ = ["Measures", "Refinement"]
 

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from refine import Schedule, constant, cosine, linear
 
 KEYS = ["name", "relative_bound", "tight_bound", "peak_lr_ratio", "warmup_fraction", "area", "final_factor"]
+KEYS += ["predicted_loss", "predicted_low", "predicted_high"]
 
 
 def test_compare_a_log_with_families(run, falling_log, tmp_path):

@@ -215,7 +215,7 @@ def read_losses(
     >>> path = pathlib.Path(tempfile.mkdtemp(), "log.csv")
     >>> _ = path.write_text("step,val_loss,lr\\n10,3.5,0.1\\n20,3.0,0.2\\n30,2.5,0.1\\n")
     >>> curve = read_losses(path)
-    >>> curve.steps.tolist(), curve.losses.tolist(), curve.rates[[9, 14, 19]].tolist(), curve.sort
+    >>> curve.steps.tolist(), curve.losses.tolist(), curve.rates[[9, 14, 19]].round(3).tolist(), curve.sort
     ([10, 20, 30], [3.5, 3.0, 2.5], [0.1, 0.15, 0.2], 'validation')
     """
     from . import losses  # it reads of the schedules of runs, which read settings here

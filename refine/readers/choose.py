@@ -70,6 +70,7 @@ class Axis:
     number: bool = False
 
     def of(self, column: Column) -> NDArray[np.float64]:
+        """Steps of a column's values."""
         steps: NDArray[np.float64]
         if column.steps is not None and not self.number:
             steps = column.steps
@@ -274,6 +275,7 @@ def with_role(role: str, records: Records) -> list[Column]:
 
 
 def by_name(records: Records, name: str, option: str) -> Column:
+    """The column that an option names."""
     found = [column for column in records.columns if column.name == name]
     if len(found) == 1:
         return found[0]
@@ -347,8 +349,9 @@ def axis_of(records: Records, options: ReadOptions, norm: Column, what: str = "n
             return Axis(None, None, every, 0.0, number=True), []
         if unstepped:
             raise RefineError(
-                f"all {norm.steps.size} {what}{'es' if what == 'loss' else 's'} are logged at step {norm.steps[0]:.0f}: the steps were not given to the "
-                "logger; say with --every K how many updates lie between two values"
+                f"all {norm.steps.size} {'losses' if what == 'loss' else f'{what}s'} are logged at step "
+                f"{norm.steps[0]:.0f}: the steps were not given to the logger; say with --every K how many updates lie "
+                "between two values"
             )
         if given is not None or every is not None:
             option = "--every" if given is None else "--step-column"
@@ -461,6 +464,7 @@ def _total(
 
 
 def rate_of(records: Records, options: ReadOptions, norm: Column) -> tuple[Column | None, list[str]]:
+    """The column of the learning rates, and why none is used where several may be it."""
     if options.lr_column is not None:
         return by_name(records, options.lr_column, "--lr-column"), []
     found = [column for column in with_role("lr", records) if column is not norm]

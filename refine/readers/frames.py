@@ -54,7 +54,8 @@ def records_of(table: pd.DataFrame, options: Options, what: str = "the norms of 
             'table.columns = table.columns.map("/".join)'
         )
     named = {name: getattr(options, name, None) for name in ("column", "step_column", "lr_column", "loss_column")}
-    options = replace(options, **{name: str(value) for name, value in named.items() if value is not None})
+    texts: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
+    options = replace(options, **texts)
     titles = [str(label) for label in table.columns]
     columns = list(zip(titles, (table.iloc[:, i] for i in range(len(titles))), strict=True))
     label = None if table.index.name is None else str(table.index.name)

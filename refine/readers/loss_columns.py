@@ -1,8 +1,8 @@
 """Which column of a table is a loss, and of what sort, by the words in its name.
 
-A loss of training has no word in its name that is not known: ``policy_loss`` or ``loss_scale`` is something else. That of
-held-out data may name them (``eval_c4_loss``). Minima, finals and parts of a loss are none, nor are means over an epoch
-of training.
+A loss of training has no word in its name that is not known: ``policy_loss`` or ``loss_scale`` is something else. That
+of held-out data may name them (``eval_c4_loss``). Minima, finals and parts of a loss are none, nor are means over an
+epoch of training.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from .columns import group, short_name
 
 __all__ = ["LossName", "batch_name", "is_accuracy", "loss_name", "may_matter"]
 
-_HELD_OUT = frozenset("val valid validation eval evaluation test dev heldout holdout".split())
-_LOSS = frozenset("loss losses nll ce xent crossentropy crossentropyloss bpb bpc".split())
-_PERPLEXITY = frozenset({"ppl", "perplexity"})
-_AVERAGE = frozenset("smooth smoothed avg average averaged ema running rolling moving cumulative".split())
-_OTHER = frozenset(
-    "acc accuracy aux z best min max final initial std var variance delta diff scale scaling scaler weight coef "
-    "coefficient balance balancing router grad norm time count num ratio lr threshold penalty reg kl reward".split()
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_HELD_OUT = _words_of("val valid validation eval evaluation test dev heldout holdout")
+_LOSS = _words_of("loss losses nll ce xent crossentropy crossentropyloss bpb bpc")
+_PERPLEXITY = _words_of("ppl perplexity")
+_AVERAGE = _words_of("smooth smoothed avg average averaged ema running rolling moving cumulative")
+_OTHER = _words_of(
+    "acc accuracy aux z best min max final initial std var variance delta diff scale scaling scaler weight "
+    "coef coefficient balance balancing router grad norm time count num ratio lr threshold penalty reg kl "
+    "reward"
 )
-_PLAIN = frozenset(
-    "train training lm total mean step out log main model token tokens per global reduced metrics metric optim trainer "
-    "data learning history language cross entropy bits byte dataloader idx logged".split()
+_PLAIN = _words_of(
+    "train training lm total mean step out log main model token tokens per global reduced metrics metric optim "
+    "trainer data learning history language cross entropy bits byte dataloader idx logged"
 )
-_ACCURACY = frozenset("acc accuracy top1 top5 f1 bleu rouge recall precision auc wer".split())
-_BATCH = frozenset(
+_ACCURACY = _words_of("acc accuracy top1 top5 f1 bleu rouge recall precision auc wer")
+_BATCH = _words_of(
     "batch_size global_batch_size train_batch_size total_batch_size effective_batch_size batch_tokens "
-    "global_batch_tokens tokens_per_batch tokens_per_step tokens_per_update samples_per_step".split()
+    "global_batch_tokens tokens_per_batch tokens_per_step tokens_per_update samples_per_step"
 )
 
 
@@ -48,8 +54,10 @@ def loss_name(name: str) -> LossName | None:
 
     Examples
     --------
-    >>> loss_name("eval/c4/CE loss"), loss_name("loss"), loss_name("val_ppl").perplexity, loss_name("loss_avg").average
-    (LossName(sort='validation', perplexity=False, average=False), LossName(sort='training', perplexity=False, average=False), True, True)
+    >>> loss_name("eval/c4/CE loss")
+    LossName(sort='validation', perplexity=False, average=False)
+    >>> loss_name("loss").sort, loss_name("val_ppl").perplexity, loss_name("loss_avg").average
+    ('training', True, True)
     >>> loss_name("final_val_loss"), loss_name("loss_scale"), loss_name("train_loss_epoch"), loss_name("val_loss_step")
     (None, None, None, None)
     """

@@ -279,7 +279,7 @@ def _is_smooth(steps: NDArray[np.int64], losses: NDArray[np.float64]) -> bool:
 
 
 def _noise(records: Records, axis: Axis, total: int, from_zero: bool) -> NDArray[np.float64] | None:
-    """Noise of each update's gradient by its batch size, (T,), 1 at the largest; None where it is not seen to change."""
+    """Noise of each update's gradient by its batch size, (T,), 1 at the largest; None where that is constant."""
     for column in records.columns:
         if not batch_name(column.name):
             continue
@@ -336,8 +336,8 @@ def read_curves(paths: Sequence[str], **read: Any) -> dict[str | int, list[LossC
     others = {path: its[0][1] for path, its in logs if (path, its) not in holding} if holding else {}
     if others and len(holding) > 1:
         raise RefineError(
-            f"{printable(next(iter(others)))}: no loss, while {len(holding)} other logs hold losses; give each with its "
-            "learning rates by refine.read_losses"
+            f"{printable(next(iter(others)))}: no loss, while {len(holding)} other logs hold losses; give each with "
+            "its learning rates by refine.read_losses"
         )
     found: dict[str | int, list[LossCurve]] = {}
     for path, its in holding or logs:

@@ -176,7 +176,8 @@ def main() -> None:
     covered, covered_pairs = held_out(table, NAMES), held_out(pairs, ["least_difference"])
     print(table.groupby("group").error.agg(["size", lambda x: np.abs(x).mean()]))
     print(
-        f"q {q:.3f}, {shares}; covered {np.mean(np.abs(table.error) <= q * spread(table, shares)):.3f}; each by the others {covered}"
+        f"q {q:.3f}, {shares}; covered {np.mean(np.abs(table.error) <= q * spread(table, shares)):.3f}; "
+        f"each by the others {covered}"
     )
     print(f"half width, median: {np.median(q * spread(table, shares) * table.value):.4f}")
     print(f"differences: q {q_pairs:.3f}, {of_pairs}; each by the others {covered_pairs}")
@@ -194,8 +195,8 @@ def main() -> None:
     for what, part in (("wsd.4 less linear decay at 50,000 from 25,000", hold), ("all differences", pairs)):
         sure = part[part.z.abs() > 2.0]
         print(
-            f"sign of {what}: right in {part.right.sum()} of {len(part)}; beyond two standard errors {len(sure)}, of which "
-            f"wrong {int((~sure.right).sum())}"
+            f"sign of {what}: right in {part.right.sum()} of {len(part)}; beyond two standard errors {len(sure)}, of "
+            f"which wrong {int((~sure.right).sum())}"
         )
     if options.write:
         known = {

@@ -16,7 +16,6 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def rates_of(kind: str, peak: float, steps: int, warmup: int = 300) -> NDArray[n
 def llm_runs(folder: Path) -> dict[tuple[str, float, int], Run]:
     """All 124M runs by kind, peak and horizon; a log that holds only the cooldown gets the losses of its trunk."""
     finals = pd.read_csv(folder / "finals.csv").set_index("run")
-    curves = {run: part for run, part in pd.read_csv(folder / "curves.csv.gz").groupby("run")}
+    curves = dict(iter(pd.read_csv(folder / "curves.csv.gz").groupby("run")))
     runs: dict[tuple[str, float, int], Run] = {}
     for name, row in finals.iterrows():
         if row.schedule == "cosine":
@@ -150,7 +149,8 @@ def mpl(folder: Path, law: str, fitted: Iterable[str], predicted: Iterable[str])
                 np.abs(off).max(),
             )
         )
-    return tuple(np.mean(scores, axis=0)[:2]) + (max(score[2] for score in scores),)
+    fit, error, _ = np.mean(scores, axis=0)
+    return float(fit), float(error), max(score[2] for score in scores)
 
 
 def training_logs(folder: Path) -> dict[tuple[str, float], LossCurve]:
@@ -211,7 +211,7 @@ def main() -> None:
             one = mpl(folder, law, ["wsd_20000_24000"], others)
             print(f"{size}, one WSD curve -> the other eight: R2 {one[0]:.4f}, error {one[1]:.4f}, worst {one[2]:.4f}")
         regrets = []
-        for (name, peak), curve in training_logs(options.shared / "llm-runs" / "grad_norm").items():
+        for (_, peak), curve in training_logs(options.shared / "llm-runs" / "grad_norm").items():
             fitted = fit_loss(curve, law=law)
             targets = [runs[kind, peak, 50_000] for kind in KINDS]
             ends = [fitted.final_loss(target["curve"].rates) for target in targets]
