@@ -34,7 +34,7 @@ COOLDOWNS = (
 
 _PEAKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HORIZONS = (0.5, 1.0, 2.0, 4.0)
-_MOST_HOLD, _LEAST_HOLD, _AT_LINEAR = 50.0, 0.25, 1.02
+_MOST_HOLD, _LEAST_HOLD, _AT_LINEAR = 100.0, 0.25, 1.02
 _SHORTEST, _LONGEST = 1 / 8, 16
 
 
@@ -140,7 +140,7 @@ def held(weights: NDArray[np.float64], k: float, warmup_steps: int = 0) -> NDArr
 
 
 def hold(law: LossLaw, total_steps: int, peak_lr: float) -> tuple[float, NDArray[np.float64]]:
-    """The k of the `held` schedule with the least predicted loss, from 1/4 to 50, and its multipliers, (T,).
+    """The k of the `held` schedule with the least predicted loss, from 1/4 to 100, and its multipliers, (T,).
 
     A search over one scalar; O(T) each.
     """

@@ -30,7 +30,7 @@ Sort = Literal["validation", "training"]
 CurveLike: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | GradientNorms | LossCurve"
 
 LEAST_POINTS = 2
-_DIVERGED, _SCATTER = 1.5, 5.0
+_DIVERGED, _SCATTER, _SKIPPED = 1.5, 5.0, 0.05
 _AGREE, _BEFORE, _LATE = 0.1, 0.5, 0.02
 """Share by which a branch and its trunk may differ where it begins; a trunk is known from this share of the way there
 on; a log that starts before the last share of its run is no branch."""
@@ -64,6 +64,8 @@ class LossCurve:
         First update whose rate is logged; those before are assumed, or taken from a trunk (`stitch`).
     lost : int
         Losses at the very end that were not finite.
+    epochs : float or None
+        Times that the training data was seen, where the log says so.
 
     Examples
     --------
@@ -85,6 +87,7 @@ class LossCurve:
     notes: tuple[str, ...] = ()
     known_from: int = 0
     lost: int = 0
+    epochs: float | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("steps", np.int64), ("losses", np.float64), ("rates", np.float64), ("noise", np.float64)):
@@ -208,8 +211,7 @@ class LossCurve:
         if self.lost >= max(1.0, 0.01 * (losses.size + self.lost)):
             return True
         end, low = float(np.median(losses[-max(1, losses.size // 50) :])), float(np.quantile(losses, 0.1))
-        half = losses[losses.size // 2 :]
-        scatter = float(np.median(np.abs(half - np.median(half))))
+        scatter = float(np.median(np.abs(np.diff(losses)))) if losses.size > 1 else 0.0
         return end > _DIVERGED * low and end - low > _SCATTER * scatter
 
 
@@ -221,7 +223,7 @@ def sound_losses(
     Raises
     ------
     RefineError
-        A loss of 0 or less; steps that count no updates.
+        A loss below 0, or of 0 in more than 5 % of the rows; steps that count no updates.
 
     Examples
     --------
@@ -234,6 +236,10 @@ def sound_losses(
     placed = np.isfinite(steps) & (steps >= 0.0)
     steps, losses = steps[placed], losses[placed]
     notes = [_count(int(np.count_nonzero(~placed)), "without a step")]
+    marks = losses == 0.0
+    if 0 < np.count_nonzero(marks) <= _SKIPPED * losses.size:  # of updates that were skipped, as loggers write them
+        notes.append(_count(int(np.count_nonzero(marks)), "0, as of a skipped update,"))
+        steps, losses = steps[~marks], losses[~marks]
     low = np.flatnonzero(losses <= 0.0)
     if low.size:
         raise RefineError(

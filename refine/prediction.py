@@ -44,7 +44,7 @@ _QUANTILE = 1.6449  # of a normal distribution: 90 % lie within
 _NO_DROP, _ENDS_HIGH, _FAR, _SHORT, _OUTLIERS, _BEYOND = 0.95, 0.5, 2.0, 4.0, 0.03, 5.0
 _WIDER, _SAME_PEAK = 1.5, 0.02
 _TIE_ACROSS_PEAKS = 0.007
-_ANCHORS = 4
+_ANCHORS, _ONE_EPOCH = 4, 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +264,9 @@ class LossLaw:
         _, progress, noise = self.fit.coefficients
         if progress == 0.0 or noise == 0.0:
             found.append(f"the fit finds no share of {'progress' if progress == 0.0 else 'noise'} in these losses")
+        seen = max((run.epochs or 0.0 for run in self.runs if run.sort == "training"), default=0.0)
+        if seen > _ONE_EPOCH:
+            found.append(f"the training loss is that of data seen {seen:.3g} times: it falls below that of new data")
         off = np.abs(self.fit.residuals) / np.concatenate([points.sigma for points in self.fit.curves])
         if np.mean(off > _BEYOND) > _OUTLIERS:
             found.append(

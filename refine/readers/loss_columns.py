@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from .columns import group, short_name
 
-__all__ = ["LossName", "batch_name", "is_accuracy", "loss_name", "may_matter"]
+__all__ = ["LossName", "batch_name", "is_accuracy", "is_epoch", "loss_name", "may_matter"]
 
 
 def _words_of(text: str) -> frozenset[str]:
@@ -105,9 +105,14 @@ def batch_name(name: str) -> bool:
     return "_".join(_words(short_name(name).rsplit("/", 1)[-1])) in _BATCH
 
 
+def is_epoch(name: str) -> bool:
+    """Whether a column counts epochs."""
+    return _words(short_name(name).rsplit("/", 1)[-1]) == ["epoch"]
+
+
 def may_matter(name: str) -> bool:
     """Whether a column may play a role where losses are read, beside those of `refine.readers.columns`."""
-    return loss_name(name) is not None or batch_name(name)
+    return loss_name(name) is not None or batch_name(name) or is_epoch(name)
 
 
 def _words(metric: str) -> list[str]:

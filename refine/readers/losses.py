@@ -23,7 +23,7 @@ from ..schedule import Schedule, check_count
 from .base import Column, Facts, LossOptions, Records, SeveralRuns, quoted
 from .choose import Axis, agree, axis_of, by_name, counts_from_zero, one_run, rate_of, scaled, with_role
 from .columns import run_in_name, short_name
-from .loss_columns import batch_name, is_accuracy, loss_name
+from .loss_columns import batch_name, is_accuracy, is_epoch, loss_name
 from .runs import facts_of
 from .settings import schedule_settings
 
@@ -105,6 +105,7 @@ def choose_losses(
         tuple(notes),
         known_from,
         lost,
+        _epochs(records),
     )
 
 
@@ -264,6 +265,15 @@ def _every(
         every = every * (given.peak_lr / peak)
         notes += (f"the peak learning rate is {given.peak_lr:g}, as given; the log says {peak:g}",)
     return every, min(int(at[0]), total - 1), notes
+
+
+def _epochs(records: Records) -> float | None:
+    """Times that the data was seen, by the last epoch: a share of them, or their number from 0 or 1."""
+    for column in records.columns:
+        if is_epoch(column.name) and (known := column.values[np.isfinite(column.values)]).size:
+            whole = bool(np.all(known == np.round(known)))
+            return float(known.max()) + float(whole and known.min() == 0.0)
+    return None
 
 
 def _is_smooth(steps: NDArray[np.int64], losses: NDArray[np.float64]) -> bool:

@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from refine import RefineError, read_losses
+from refine.loss_curve import as_curves
+
+SHARED = Path(__file__).parents[3] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared logs")
+
+STEPS = np.arange(1, 401)
+RATES = np.minimum(STEPS / 40, (401 - STEPS) / 361) * 1e-3
+LOSSES = 2.0 + 3.0 / np.sqrt(STEPS + 5.0)
+EVERY = slice(9, None, 10)
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(name="log.csv", **columns):
+        path = tmp_path / name
+        pd.DataFrame(columns).to_csv(path, index=False)
+        return path
+
+    return write
+
+
+def test_a_plain_table_without_norms(table):
+    found = read_losses(table(step=STEPS, loss=LOSSES, lr=RATES))
+    assert (found.sort, found.column, found.total_steps, found.warmup_steps) == ("training", "loss", 400, 40)
+    assert found.losses == pytest.approx(LOSSES)
+    assert found.rates == pytest.approx(RATES)
+
+
+def test_held_out_losses_at_other_steps_than_the_rates(table):
+    held_out = np.where(STEPS % 20 == 0, LOSSES + 0.1, np.nan)
+    found = read_losses(table(step=STEPS, **{"train/loss": LOSSES, "val/loss": held_out, "train/lr": RATES}))
+    assert (found.sort, found.column, found.steps.size) == ("validation", "val/loss", 20)
+    assert found.losses == pytest.approx(LOSSES[19::20] + 0.1)
+    assert found.rates == pytest.approx(RATES)
+
+
+def test_few_held_out_losses_are_left_for_those_of_training(table):
+    held_out = np.where(STEPS % 100 == 0, LOSSES, np.nan)
+    path = table(step=STEPS, loss=LOSSES, val_loss=held_out, lr=RATES)
+    found = read_losses(path)
+    assert found.sort == "training"
+    assert '"val_loss" has only 4 points, fewer than 12: the training loss is read' in found.notes
+    assert read_losses(path, loss_column="val_loss").steps.tolist() == [100, 200, 300, 400]
+
+
+def test_a_trainer_state_of_hugging_face(tmp_path):
+    rows = [
+        {"step": int(s), "loss": LOSSES[s - 1], "learning_rate": RATES[s - 1], "epoch": s / 200} for s in STEPS[EVERY]
+    ]
+    rows += [{"step": int(s), "eval_loss": LOSSES[s - 1] + 0.2, "epoch": s / 200} for s in STEPS[24::25]]
+    rows.append({"step": 400, "train_loss": 2.7, "train_runtime": 9.0, "epoch": 2.0})
+    path = tmp_path / "trainer_state.json"
+    path.write_text(
+        json.dumps({"global_step": 400, "max_steps": 400, "log_history": sorted(rows, key=lambda r: r["step"])})
+    )
+    found = read_losses(path)
+    assert (found.sort, found.column, found.steps.size, found.epochs) == ("validation", "eval_loss", 16, 2.0)
+    assert found.losses == pytest.approx(LOSSES[24::25] + 0.2)
+    training = read_losses(path, loss_column="loss")
+    assert training.steps.tolist() == STEPS[EVERY].tolist()  # the mean of the whole run is none of them
+    assert training.window == 10
+    assert found.rates[60:390] == pytest.approx(RATES[60:390], rel=1e-6)
+
+
+def test_lightning_rows_each_with_one_metric(table):
+    blank = np.full(60, np.nan)
+    step = np.repeat(STEPS[EVERY][:20] - 1, 3)
+    lr, train, held = blank.copy(), blank.copy(), blank.copy()
+    lr[::3], train[1::3], held[2::3] = RATES[EVERY][:20], LOSSES[EVERY][:20], LOSSES[EVERY][:20] + 0.1
+    found = read_losses(
+        table("metrics.csv", epoch=0, **{"lr-AdamW": lr, "step": step, "train_loss_step": train, "val_loss": held})
+    )
+    assert (found.sort, found.steps.size) == ("validation", 20)
+    assert found.losses == pytest.approx(held[2::3])
+
+
+def test_two_charts_of_one_run(table):
+    run = "jolly-frog-1 - "
+    losses = table("loss.csv", Step=STEPS, **{run + "eval/loss": LOSSES, run + "eval/loss__MIN": LOSSES})
+    rates = table("lr.csv", Step=STEPS, **{run + "train/learning_rate": RATES})
+    [found] = as_curves([losses, rates])
+    assert found.rates == pytest.approx(RATES)
+    assert any("the learning rates are from" in note for note in found.notes)
+    with pytest.raises(RefineError, match="the log holds no learning rates.*--prior-schedule and --peak-lr"):
+        read_losses(losses)
+
+
+def test_rates_of_a_schedule_that_is_named(table):
+    path = table(step=STEPS, loss=LOSSES)
+    found = read_losses(path, prior_schedule="linear:warmup_steps=40", peak_lr=2e-3)
+    assert (found.peak_lr, found.warmup_steps) == (2e-3, 40)
+    with pytest.raises(RefineError, match="the peak learning rate is unknown"):
+        read_losses(path, prior_schedule="linear")
+
+
+def test_perplexities_become_losses(table):
+    found = read_losses(table(step=STEPS, val_ppl=np.exp(LOSSES), lr=RATES))
+    assert found.losses == pytest.approx(LOSSES)
+    assert any("is a perplexity: the losses are its logarithms" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "read", "message"),
+    [
+        ({"accuracy": LOSSES}, {}, "no column is known to be a loss"),
+        ({"accuracy": LOSSES}, {"loss_column": "accuracy"}, "holds accuracies, by its name"),
+        ({"smooth_loss": LOSSES}, {}, "is a running average by name, which lags behind the loss"),
+        ({"ema_loss": LOSSES}, {"loss_column": "ema_loss"}, "is a running average by name"),
+        ({"loss": -LOSSES}, {}, "a loss is above 0"),
+        ({"val_loss": LOSSES, "test_loss": 2 * LOSSES}, {}, "2 columns may be the loss of held-out data"),
+        ({"loss": LOSSES}, {"loss_column": "los"}, 'no column is called "los"'),
+        ({"loss": np.full(400, np.nan)}, {}, "no column is known to be a loss|holds no finite loss"),
+    ],
+)
+def test_what_is_no_loss_is_refused(table, columns, read, message):
+    with pytest.raises(RefineError, match=message):
+        read_losses(table(step=STEPS, lr=RATES, **columns), **read)
+
+
+def test_a_running_average_beside_the_loss_is_passed_over(table):
+    assert read_losses(table(step=STEPS, loss=LOSSES, avg_loss=LOSSES + 1.0, lr=RATES)).column == "loss"
+
+
+def test_a_smooth_loss_of_every_step_is_told(table):
+    rng = np.random.default_rng(0)
+    noisy = LOSSES + 0.1 * rng.standard_normal(400)
+    running = pd.Series(noisy).ewm(alpha=0.05).mean()
+    said = "hardly scatter from step to step"
+    assert not any(said in note for note in read_losses(table(step=STEPS, loss=noisy, lr=RATES)).notes)
+    assert any(said in note for note in read_losses(table("b.csv", step=STEPS, loss=running, lr=RATES)).notes)
+
+
+def test_a_resumed_run(table):
+    again = np.concatenate([np.arange(250), np.arange(200, 400)])
+    losses = np.where(np.arange(450) < 250, LOSSES[again] + 0.5, LOSSES[again])
+    found = read_losses(table(step=STEPS[again], loss=losses, lr=RATES[again]))
+    assert found.steps.tolist() == STEPS.tolist()
+    assert found.losses[200:] == pytest.approx(LOSSES[200:])
+
+
+def test_batch_sizes_that_change(table):
+    sizes = np.where(STEPS <= 200, 64, 256)
+    found = read_losses(table(step=STEPS, loss=LOSSES, lr=RATES, global_batch_size=sizes))
+    assert found.noise[[0, 199, 200, 399]].tolist() == [4.0, 4.0, 1.0, 1.0]
+    seen = np.cumsum(sizes)
+    assert read_losses(table("b.csv", step=STEPS, loss=LOSSES, lr=RATES, consumed_samples=seen)).noise[0] == 4.0
+    assert read_losses(table("c.csv", step=STEPS, loss=LOSSES, lr=RATES, global_batch_size=64)).noise is None
+
+
+def test_epochs(table):
+    assert read_losses(table(step=STEPS, loss=LOSSES, lr=RATES, epoch=(STEPS - 1) // 100)).epochs == 4.0
+    assert read_losses(table("b.csv", step=STEPS, loss=LOSSES, lr=RATES)).epochs is None
+
+
+def test_a_console_with_two_kinds_of_lines(tmp_path):
+    lines = []
+    for step in range(0, 401, 10):
+        lines.append(f"iter {step}: loss {3.0 - step / 500:.4f}, time 21.5ms, mfu 9.1%")
+        if step % 20 == 0:
+            lines.append(f"step {step}: train loss {3.1 - step / 500:.4f}, val loss {3.2 - step / 500:.4f}")
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(lines) + "\n")
+    found = read_losses(path, prior_schedule="cosine", peak_lr=1e-3)
+    assert (found.sort, found.steps.size) == ("validation", 21)
+    assert found.losses[[0, -1]] == pytest.approx([3.2, 2.4])
+
+
+def test_the_recorders_own_log(root):
+    found = read_losses(root / "data" / "shakespeare_adamw.csv")
+    assert (found.sort, found.steps.size, found.total_steps, found.warmup_steps) == ("training", 2000, 2000, 100)
+    assert found.peak_lr == pytest.approx(0.004)
+
+
+@needs_shared
+def test_a_branch_and_its_trunk_of_a_real_run():
+    folder = SHARED / "llm-runs" / "grad_norm"
+    trunk, branch = as_curves([str(folder / f"{name}_lr0.0005_T50000.csv") for name in ("const", "wsd0.2")])
+    assert branch.steps[0] == 40_050
+    assert branch.peak_lr == pytest.approx(5e-4)
+    assert branch.warmup_steps == trunk.warmup_steps == 300
+    assert branch.rates[[299, 20_000, 39_000]] == pytest.approx(5e-4)
+
+
+@needs_shared
+@pytest.mark.parametrize("size", ["25M", "100M"])
+def test_curves_that_start_after_their_warmup(size):
+    for path in sorted((SHARED / "mpl-curves" / size).glob("*.csv")):
+        found = read_losses(path)
+        assert found.peak_lr == pytest.approx(3e-4, rel=1e-3)
+        assert 2_100 < found.warmup_steps < 2_200
