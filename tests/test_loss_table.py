@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from refine import fit_loss, linear
@@ -116,7 +117,7 @@ def texts(figure):
 def test_labels_stand_at_the_ends_and_none_over_another(law, count):
     names = [f"wsd:{0.05 + 0.06 * i:.2f}" for i in range(count)]
     figure = plot_predictions(law.compare(names, total_steps=8_000))
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     labels = texts(figure)
     assert len(labels) == count + 1  # linear
     boxes = [Text.get_window_extent(label) for label in labels]  # without its leader
