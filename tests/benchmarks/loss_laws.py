@@ -1,6 +1,7 @@
 """What the laws of the loss curve reach on runs of others: predict a run that was not fitted, choose a schedule.
 
     python tests/benchmarks/loss_laws.py SHARED [--law NAME ...]
+    python tests/benchmarks/loss_laws.py SHARED --figure docs/prediction.png   (one run and four that were made)
 
 SHARED is a folder with `llm-runs` (124M-parameter models, arXiv:2405.18392 and arXiv:2501.18965) and `mpl-curves` (25M
 and 100M, arXiv:2503.12811). Errors are absolute, of the last point of the validation curve, but in the protocol of
@@ -23,8 +24,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from refine.figures import save_figure
 from refine.loss_curve import LossCurve
+from refine.loss_table import LossTable
 from refine.prediction import LossLaw, fit_loss
+from refine.schedule import Schedule
 
 Run = dict[str, Any]
 PEAKS = (1e-4, 5e-4, 1e-3, 2e-3)
@@ -174,13 +178,47 @@ def training_logs(folder: Path) -> dict[tuple[str, float], LossCurve]:
     return found
 
 
+TUTORIAL = {"linear": "wsd.9", "cosine": "cosine.0", "wsd:0.2": "wsd.2", "wsd:0.4": "wsd.4"}
+"""What is predicted in the docs, and the run that was made; linear decay is the run with a cooldown of nine tenths."""
+
+
+def tutorial(runs: dict[Any, Run], path: Path, peak: float = 1e-3) -> str:
+    """From one run of 25,000 updates, WSD .2, four schedules at 50,000, and what those reached."""
+    law = fit_loss(runs["wsd.2", peak, 25_000]["curve"])
+    made = {name: runs[kind, peak, 50_000]["curve"] for name, kind in TUTORIAL.items()}
+    table = law.compare({name: Schedule.from_rates(curve.rates) for name, curve in made.items()})
+    figure = table.plot()
+    for name, curve in made.items():
+        line = next(x for x in figure.axes[0].get_lines() if np.array_equal(x.get_ydata(), curve_of(table, name)))
+        figure.axes[0].plot(curve.steps, curve.losses, "o", markersize=2.2, color=line.get_color(), alpha=0.6, zorder=4)
+    save_figure(figure, path)
+    told = [table.summary(), "", "measured at the last step of the curve, 49,800:"]
+    for name, curve in made.items():
+        view = law.fit.view(curve.rates, curve.steps[-1:].astype(float))
+        told.append(f"{name:8} {curve.losses[-1]:.4f}, predicted {law.fit.losses(view)[0]:.4f}")
+    return "\n".join(told)
+
+
+def curve_of(table: LossTable, name: str) -> NDArray[np.float64]:
+    """The predicted curve of a row."""
+    return next(row.prediction.losses for row in table.rows if row.prediction.name == name)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shared", type=Path)
     parser.add_argument("--law", action="append")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     runs = llm_runs(options.shared / "llm-runs")
+    if options.figure:
+        print(tutorial(runs, options.figure))
+        return
+    for kind in ("wsd.9", "cosine.0", "wsd.2", "wsd.4"):
+        finals = [[runs[k, peak, 50_000]["final"] for k in KINDS] for peak in PEAKS]
+        paid = [row[KINDS.index(kind)] - min(row) for row in finals]
+        print(f"always {kind} at 50,000, 4 peaks: regret {np.mean(paid):.4f}, worst {max(paid):.4f}")
     laws = options.law or ["memory", "memory-power", "bound-power", "two", "general", "multi-power", "annealing"]
     pairs = list(itertools.combinations(SOURCES, 2))
     for law in laws:
