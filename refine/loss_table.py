@@ -198,6 +198,8 @@ def law_words(law: LossLaw, *, verbose: bool = False) -> list[str]:
         priors = (f"{e.name} {fitted[e.name]:.4g} (prior {e.median:g})" for e in law.fit.law.exponents)
         told += [("f", law.fit.law.formula), ("source", law.fit.law.source), ("exponents", ", ".join(priors))]
     notes = dict.fromkeys(note for run in law.runs for note in run.notes)
+    if law.longest.noise is not None:
+        notes["the batch size changes: the next run is taken to change it at the same shares of its updates"] = None
     told += [("note", note) for note in notes if verbose or not note.startswith("the losses are of column")]
     return [line for title, text in told for line in paragraph(title, text, hanging=0)]
 

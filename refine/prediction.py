@@ -117,8 +117,8 @@ class Prediction:
 
     @property
     def bar(self) -> float:
-        """Half of the width of the 90 % interval."""
-        return 0.5 * (self.high - self.low)
+        """Half of the width of the 90 % interval, where that is not cut at 0."""
+        return self.high - self.final_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,11 +374,11 @@ class LossLaw:
             wanted,
             peak,
             float(losses[-1]),
-            float(losses[-1] - half[-1]),
+            float(max(losses[-1] - half[-1], 0.0)),
             float(losses[-1] + half[-1]),
             at.astype(np.int64),
             losses,
-            losses - half,
+            np.maximum(losses - half, 0.0),
             losses + half,
             (*limits, *self._further(steps, peak)),
         )
