@@ -30,6 +30,9 @@ Sort = Literal["validation", "training"]
 CurveLike: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | GradientNorms | LossCurve"
 
 LEAST_POINTS = 2
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""Losses beyond these are none: their squares have to be floats."""
+
 _DIVERGED, _SCATTER, _SKIPPED = 1.5, 5.0, 0.05
 _AGREE, _BEFORE, _LATE = 0.1, 0.5, 0.02
 """Share by which a branch and its trunk may differ where it begins; a trunk is known from this share of the way there
@@ -107,7 +110,7 @@ class LossCurve:
             )
         if steps[0] < 0 or not np.all(np.diff(steps) > 0):
             raise RefineError("steps must be >= 0 and increase strictly; LossCurve.from_values sorts them")
-        if not (np.all(np.isfinite(losses)) and losses.min() > 0.0):
+        if not (losses.min() >= _SMALLEST and losses.max() <= _LARGEST):  # then all are finite
             raise RefineError(
                 "losses must be finite and above 0; LossCurve.from_values drops those that are not finite"
             )
@@ -246,7 +249,7 @@ def sound_losses(
             f"{called}: {losses[low[0]]:g} at step {steps[low[0]]:.0f}; a loss is above 0: choose another column "
             "with --loss-column"
         )
-    finite = np.isfinite(losses)
+    finite = (losses >= _SMALLEST) & (losses <= _LARGEST)  # nan is not
     kept, values, again, _ = ordered(steps[finite], losses[finite])
     if kept.size and kept[-1] > MAX_STEPS:
         raise RefineError(

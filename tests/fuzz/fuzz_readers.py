@@ -5,7 +5,7 @@ logs of a recorder, in which a small run goes on (where torch is installed).
 
     python tests/fuzz/fuzz_readers.py [--seconds 600 | --inputs 100000] [--seed 0] [--samples DIR ...]
 
-Input i of a seed is always the same. Each is read as `refine inspect` and `refine convert` do, in a worker process
+Input i of a seed is always the same. Each is read as `refine inspect`, `convert` and `predict` do, in a worker process
 with warnings as errors, 10 seconds and 6 GB of memory; what fails is kept in a folder, with its traceback.
 """
 
@@ -36,7 +36,7 @@ from typing import Any
 from mutations import Case, Link, mutated
 from samples import Sample, gather
 
-from refine import RefineError, RefineWarning, Schedule, fit, read_norms
+from refine import RefineError, RefineWarning, Schedule, fit, fit_loss, read_losses, read_norms
 from refine.describe import description, updates_done
 from refine.export import render
 from refine.export.base import peak_of
@@ -53,6 +53,7 @@ LIMIT_S = 10.0
 LIMIT_BYTES = 6 * 2**30
 LONGEST_ERROR = 1000
 SMALL_RUN = 100_000
+_OF_LOSSES = {"step_column", "lr_column", "every", "run", "logged_steps"}
 TORCH = find_spec("torch") is not None
 
 
@@ -80,6 +81,21 @@ def examine(path: Path, case: Case, companions: Sequence[Path]) -> str:
         except RefineError as error:
             refused(error)
     return "read"
+
+
+def examine_losses(path: Path, case: Case, companions: Sequence[Path]) -> None:
+    """Read losses and predict as `refine predict` does; raises whatever is wrong."""
+    known = {name: case.options[name] for name in _OF_LOSSES & case.options.keys()}
+    try:
+        curve = read_losses(path, *companions, **known)
+        assert all(note.isprintable() for note in curve.notes), curve.notes
+        if curve.total_steps <= SMALL_RUN:
+            table = fit_loss(curve).compare(["cosine", "wsd:0.4"], total_steps=2 * curve.total_steps)
+            text = table.summary()
+            assert all(line.isprintable() for line in text.split("\n")), f"control characters in {text!r}"
+            json.dumps(table.to_dicts(), allow_nan=False)
+    except RefineError as error:
+        refused(error)
 
 
 def examine_schedule(path: Path, folder: Path) -> str:
@@ -187,6 +203,7 @@ def one(seed: int, index: int, samples: Sequence[Sample], folder: Path) -> tuple
         elif case.kind == "resume":
             outcome, detail = examine_resume(path, **case.options) if TORCH else "skipped", ""
         else:
+            examine_losses(path, case, companions)
             outcome, detail = examine(path, case, companions), ""
     except _Hang:
         outcome, detail = "hang", traceback.format_exc()
