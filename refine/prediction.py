@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .errors import RefineError
@@ -20,7 +21,7 @@ from .loss_curve import CurveLike, LossCurve, as_curves
 from .loss_fit import LEAST_SIGMA, Fit, Points, fit_points
 from .loss_laws import LAWS, View
 from .prior import check_peak, is_file, named_schedule
-from .schedule import Schedule, check_count
+from .schedule import Schedule, check_array, check_count
 from .transfer import retarget
 
 if TYPE_CHECKING:
@@ -336,6 +337,7 @@ class LossLaw:
         peak_lr: float | None = None,
         name: str | None = None,
         points: int = CURVE_POINTS,
+        steps: npt.ArrayLike | None = None,
         anchored: bool = False,
     ) -> Prediction:
         """Predict the loss under a schedule.
@@ -352,14 +354,20 @@ class LossLaw:
             For tables and figures.
         points : int
             Of the curve, 1 at least.
+        steps : array_like of int, optional
+            Updates done at which the curve is wanted, instead of so many points; the last update is added.
         anchored : bool
             For a schedule that goes on with the longest run: moved by what that run's last four losses lie off the law.
         """
         wanted = self.schedule(schedule, total_steps)
-        peak, steps = self._peak(peak_lr), wanted.total_steps
-        first = min(math.ceil(BURN_IN * self.logged_steps), steps)
-        at = np.unique(np.linspace(first, steps, points).round()) if points > 1 else np.array([float(steps)])
-        view = self.fit.view(wanted.multiplier * peak, at, self.noise_of(steps))
+        peak, total = self._peak(peak_lr), wanted.total_steps
+        first = min(math.ceil(BURN_IN * self.logged_steps), total)
+        at = np.unique(np.append(np.linspace(first, total, points).round()[: points - 1], float(total)))
+        if steps is not None:
+            at = np.unique(np.append(check_array("steps", steps), float(total)))
+            if at[0] < 1.0 or at[-1] > total or np.any(at != np.round(at)):
+                raise RefineError(f"steps must be whole numbers from 1 to {total:,}, the updates of the schedule")
+        view = self.fit.view(wanted.multiplier * peak, at, self.noise_of(total))
         losses, slopes, calibrated = self.fit.losses(view), self.fit.gradient(view), calibration()
         if anchored:
             shift = math.exp(-self._last_residual)
@@ -380,7 +388,7 @@ class LossLaw:
             losses,
             np.maximum(losses - half, 0.0),
             losses + half,
-            (*limits, *self._further(steps, peak)),
+            (*limits, *self._further(total, peak)),
         )
 
     def difference(self, a: Prediction | ScheduleLike, b: Prediction | ScheduleLike) -> Difference:

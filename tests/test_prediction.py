@@ -43,6 +43,17 @@ def test_a_prediction_says_what_it_is_of(law):
     assert found.schedule.multiplier[:3] == pytest.approx([0.01, 0.02, 0.03], rel=1e-6)  # the warmup of the run
 
 
+def test_the_curve_at_any_steps(law):
+    found = law.predict("linear", steps=[700, 2_000])
+    assert found.steps.tolist() == [700, 2_000, STEPS]
+    assert found.losses[-1] == found.final_loss
+    whole = law.predict("linear")
+    assert found.losses[1] == pytest.approx(np.interp(2_000, whole.steps, whole.losses), rel=1e-4)
+    for steps in ([0], [STEPS + 1], [1.5], [float("nan")]):
+        with pytest.raises(RefineError, match="steps"):
+            law.predict("linear", steps=steps)
+
+
 def test_other_schedules_are_predicted_about_right(law):
     for schedule in (linear(STEPS, warmup_steps=100), cosine(STEPS, warmup_steps=100), wsd(STEPS, warmup_steps=100)):
         found, true = law.predict(schedule), run(schedule, noise=0.0).losses[-1]
