@@ -257,7 +257,8 @@ def sound_losses(
             "with --step-column"
         )
     bad = np.unique(steps[~finite])
-    bad = bad[~np.isin(bad, kept)]  # a resumed run may have passed it well
+    if bad.size:
+        bad = bad[~np.isin(bad, kept)]  # a resumed run may have passed it well
     lost = int(np.count_nonzero(bad > kept[-1])) if kept.size else int(bad.size)
     notes.append(_count(int(bad.size), "not finite"))
     notes.append(f"{again.size} losses are superseded by later rows of their steps" if again.size else "")
