@@ -33,7 +33,7 @@ LEAST_POINTS = 2
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Losses beyond these are none: their squares have to be floats."""
 
-_DIVERGED, _SCATTER, _SKIPPED = 1.5, 5.0, 0.05
+_DIVERGED, _SCATTER, _SKIPPED, _HELD = 1.3, 5.0, 0.05, 5
 _AGREE, _BEFORE, _LATE = 0.1, 0.5, 0.02
 """Share by which a branch and its trunk may differ where it begins; a trunk is known from this share of the way there
 on; a log that starts before the last share of its run is no branch."""
@@ -209,11 +209,13 @@ class LossCurve:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended in losses that were not finite, or far above the lowest tenth of its own."""
+        """Whether the run ended in losses that were not finite, or far above the lowest that it had held for a while."""
         losses = self.losses
         if self.lost >= max(1.0, 0.01 * (losses.size + self.lost)):
             return True
-        end, low = float(np.median(losses[-max(1, losses.size // 50) :])), float(np.quantile(losses, 0.1))
+        end = float(np.median(losses[-max(1, losses.size // 50) :]))
+        held = np.lib.stride_tricks.sliding_window_view(losses, min(_HELD, losses.size))
+        low = float(np.median(held, axis=1).min())
         scatter = float(np.median(np.abs(np.diff(losses)))) if losses.size > 1 else 0.0
         return end > _DIVERGED * low and end - low > _SCATTER * scatter
 

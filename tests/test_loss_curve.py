@@ -64,6 +64,11 @@ def test_a_run_that_diverged():
     assert curve(losses=np.where(np.arange(40) < 37, losses, np.nan)).diverged
     assert curve(losses=np.where(np.arange(40) < 30, losses, 9.0)).diverged
     assert not curve(losses=np.where(np.arange(40) == 30, 9.0, losses)).diverged  # a spike
+    assert not curve(losses=np.where(np.arange(40) == 30, 1.0, losses)).diverged  # a good batch
+    early = np.concatenate([np.linspace(11.0, 5.0, 8), np.full(32, 7.5)])  # and for the rest of the run
+    assert curve(losses=early).diverged
+    noisy = 2.0 * np.exp(0.5 * np.random.default_rng(0).standard_normal(4000))
+    assert not curve(losses=noisy, steps=None, every=1).diverged
 
 
 @pytest.mark.parametrize(
