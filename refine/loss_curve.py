@@ -209,13 +209,13 @@ class LossCurve:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended in losses that were not finite, or far above the lowest that it had held for a while."""
+        """Whether the run ended in losses that were not finite, or far above the lowest that it had held."""
         losses = self.losses
         if self.lost >= max(1.0, 0.01 * (losses.size + self.lost)):
             return True
         end = float(np.median(losses[-max(1, losses.size // 50) :]))
-        held = np.lib.stride_tricks.sliding_window_view(losses, min(_HELD, losses.size))
-        low = float(np.median(held, axis=1).min())
+        each = min(_HELD, losses.size)
+        low = float(np.median(losses[: losses.size // each * each].reshape(-1, each), axis=1).min())
         scatter = float(np.median(np.abs(np.diff(losses)))) if losses.size > 1 else 0.0
         return end > _DIVERGED * low and end - low > _SCATTER * scatter
 

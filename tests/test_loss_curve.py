@@ -65,7 +65,7 @@ def test_a_run_that_diverged():
     assert curve(losses=np.where(np.arange(40) < 30, losses, 9.0)).diverged
     assert not curve(losses=np.where(np.arange(40) == 30, 9.0, losses)).diverged  # a spike
     assert not curve(losses=np.where(np.arange(40) == 30, 1.0, losses)).diverged  # a good batch
-    early = np.concatenate([np.linspace(11.0, 5.0, 8), np.full(32, 7.5)])  # and for the rest of the run
+    early = np.concatenate([np.linspace(11.0, 4.0, 15), np.full(25, 7.5)])  # and for the rest of the run
     assert curve(losses=early).diverged
     noisy = 2.0 * np.exp(0.5 * np.random.default_rng(0).standard_normal(4000))
     assert not curve(losses=noisy, steps=None, every=1).diverged
