@@ -229,8 +229,9 @@ def seeds(tmp_path):
 
 
 PANELS = ["Norms", "The logged run's", "N by time", "The weights", "The loss fell", "What refinement", "The schedules"]
+PANELS += ["Loss: logged"]
 LOGS = {
-    "all": (lambda _: far(1.5), [0, 1, 2, 4, 3, 5, 6]),
+    "all": (lambda _: far(1.5), [0, 1, 2, 4, 3, 5, 6, 7]),
     "rates": (lambda _: GradientNorms.from_values(EARLY, learning_rate=RATES), [0, 1, 2, 3, 5, 6]),
     "constant rate": (lambda _: flat_rate(), [0, 1, 2, 3, 5, 6]),
     "nothing": (lambda _: GradientNorms.from_values(EARLY), [0, 2, 3, 5, 6]),
@@ -273,7 +274,7 @@ def test_no_panel_is_empty_and_nothing_overlaps(name, optimizer, tmp_path):
 def test_the_figure_has_the_lines_of_its_panels():
     found = explain(far(1.5))
     result = found.result
-    norms, rates, squared, weights, decides, worth, schedules = draw(found).axes
+    norms, rates, squared, weights, decides, worth, losses, schedules = draw(found).axes
     if "The loss fell" in weights.get_title(loc="left"):
         weights, decides = decides, weights
     assert labels(norms) == ["raw", "smoothed"]
@@ -289,7 +290,9 @@ def test_the_figure_has_the_lines_of_its_panels():
     )
     assert np.array_equal(weights.get_lines()[0].get_ydata(), result.weights)
     assert f"{result.worth.median:+.2g} %" in worth.get_title(loc="left")
-    assert schedules.get_title(loc="left") == (f"7  The schedules; where none is named, {result.default} is used")
+    assert schedules.get_title(loc="left") == (f"8  The schedules; where none is named, {result.default} is used")
+    assert labels(losses) == ["logged", "the law", "refined", "recommended", "linear"]
+    assert line(losses, "linear").get_ydata()[-1] == pytest.approx(result.predicted["linear"].final_loss, rel=1e-3)
     recommended = line(schedules, "recommended (later)")
     assert np.array_equal(recommended.get_ydata(), result.recommended.multiplier)
     assert np.array_equal(schedules.get_lines()[0].get_ydata(), result.refined.multiplier)
