@@ -290,7 +290,8 @@ def test_the_figure_has_the_lines_of_its_panels():
     )
     assert np.array_equal(weights.get_lines()[0].get_ydata(), result.weights)
     assert f"{result.worth.median:+.2g} %" in worth.get_title(loc="left")
-    assert schedules.get_title(loc="left") == (f"8  The schedules; where none is named, {result.default} is used")
+    title = schedules.get_title(loc="left").replace("\n", " ")
+    assert title == f"8  The schedules; where none is named, {result.default} is used"
     assert labels(losses) == ["logged", "the law", "refined", "recommended", "linear"]
     assert line(losses, "linear").get_ydata()[-1] == pytest.approx(result.predicted["linear"].final_loss, rel=1e-3)
     recommended = line(schedules, "recommended (later)")
