@@ -201,10 +201,19 @@ def test_runs_that_lie_apart_are_said():
     assert law.predict("linear").bar > fit_loss([run(), other]).predict("linear").bar
 
 
+def test_training_data_that_was_seen_more_than_once_widens_the_bars():
+    known = {epochs: fit_loss(replace(run(sort="training"), epochs=epochs)) for epochs in (None, 1.0, 3.0)}
+    assert known[None].limits == known[1.0].limits == ()
+    assert known[3.0].limits == ("the training loss is that of data seen 3 times: it falls below that of new data",)
+    assert known[3.0].predict("linear").bar == pytest.approx(1.5 * known[1.0].predict("linear").bar)
+    assert fit_loss(replace(run(), epochs=3.0)).limits == ()
+
+
 def test_batch_sizes_weigh_the_noise():
     noise = np.where(np.arange(STEPS) < 2_000, 1.0, 0.25)
     law = fit_loss(replace(run(), noise=noise))
     assert law.noise_of(8).tolist() == [1.0] * 4 + [0.25] * 4
+    assert "the batch size changes: " in law.summary()
     assert fit_loss(run()).noise_of(8) is None
 
 
