@@ -45,7 +45,7 @@ _QUANTILE = 1.6449  # of a normal distribution: 90 % lie within
 _NO_DROP, _ENDS_HIGH, _FAR, _SHORT, _OUTLIERS, _BEYOND = 0.95, 0.5, 2.0, 4.0, 0.03, 5.0
 _WIDER, _SAME_PEAK = 1.5, 0.02
 _TIE_ACROSS_PEAKS = 0.007
-_ANCHORS, _ONE_EPOCH = 4, 1.2
+_ANCHORS, _ONE_EPOCH, _STARTS_LATE = 4, 1.2, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +262,8 @@ class LossLaw:
         found = []
         if all(_lowest(curve) > _ENDS_HIGH for curve in self.runs):
             found.append("no log reaches a rate below half of its peak: what the rest of a decay gains is extrapolated")
+        if all(curve.steps[0] > _STARTS_LATE * curve.steps[-1] for curve in self.runs):
+            found.append("no log holds the first half of its run: name that of the trunk too")
         _, progress, noise = self.fit.coefficients
         if progress == 0.0 or noise == 0.0:
             found.append(f"the fit finds no share of {'progress' if progress == 0.0 else 'noise'} in these losses")
@@ -403,10 +405,11 @@ class LossLaw:
         value, loss = first.final_loss - second.final_loss, second.final_loss
         slope = (self.fit.gradient(views[0]) - self.fit.gradient(views[1]))[0]
         calibrated = calibration()
-        apart = math.log2(first.peak_lr / second.peak_lr)
+        apart = abs(math.log2(first.peak_lr / second.peak_lr))
+        beyond = min(apart, self._octaves(first.peak_lr) + self._octaves(second.peak_lr))
         longer = math.log2(first.total_steps / second.total_steps)
         variance = max(float(slope @ self.fit.covariance @ slope), 0.0) / loss**2 + calibrated.least_difference**2
-        variance += (calibrated.peak * apart) ** 2 + (calibrated.horizon * longer) ** 2
+        variance += (calibrated.peak * beyond) ** 2 + (calibrated.horizon * longer) ** 2
         limits = {*self.limits, *self._shorter(first.schedule), *self._shorter(second.schedule)}
         half = loss * calibrated.q_difference * math.sqrt(variance) * _WIDER ** len(limits)
         least = 2.0 * half / _QUANTILE

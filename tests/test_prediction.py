@@ -169,6 +169,22 @@ def test_a_log_that_ends_at_a_high_rate_widens_the_bars():
     assert early.predict("linear").limits[0] == early.limits[0]
 
 
+def test_a_log_of_a_branch_alone_widens_the_bars():
+    whole = run()
+    late = whole.steps > 2_400
+    branch = replace(whole, steps=whole.steps[late], losses=whole.losses[late], known_from=2_400)
+    assert "no log holds the first half of its run: name that of the trunk too" in fit_loss(branch).limits
+    assert fit_loss([whole, branch]).limits == ()
+
+
+def test_two_logged_peaks_need_no_step_across_peaks():
+    law = fit_loss([run(), run(peak=5e-4, seed=1)])
+    one, other = (law.predict("linear", peak_lr=peak) for peak in (1e-3, 5e-4))
+    beyond = law.predict("linear", peak_lr=2e-3)
+    near, far = law.difference(one, other), law.difference(beyond, one)
+    assert near.high - near.low < 0.5 * (far.high - far.low)
+
+
 def test_a_much_longer_cooldown_widens_the_bar():
     short = fit_loss(run(wsd(STEPS, cooldown_fraction=0.08, warmup_steps=100)))
     assert short.predict("wsd:0.2").limits == ()
