@@ -189,7 +189,6 @@ def _peak(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
 
 def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, target: float | None) -> Choice:
     base = law.longest.total_steps if total_steps is None else total_steps
-    name = "linear"
     if target is None:
         found = [_linear(law, max(round(base * factor), 2), peak_lr) for factor in _HORIZONS]
         table = rows_of(law, found, found[1])
@@ -203,7 +202,7 @@ def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, targe
     found = [_linear(law, updates, peak_lr), _linear(law, base, peak_lr)]
     table = rows_of(law, found, found[1])
     span = f"{least:,} to {most:,}" if most else f"{least:,} to more than {_LONGEST * law.logged_steps:,}"
-    headline = f"a loss of {target:g} takes {updates:,} updates with {name} decay (90 %: {span})"
+    headline = f"a loss of {target:g} takes {updates:,} updates with linear decay (90 %: {span})"
     facts = {"target_loss": target, "total_steps": updates, "total_steps_low": least, "total_steps_high": most}
     return Choice("horizon", headline, table, (), facts)
 
