@@ -115,6 +115,11 @@ class Fit:
         fitted = np.concatenate([self.losses(view) for view in self.views])
         return np.asarray(np.log(fitted / np.concatenate([points.losses for points in self.curves])))
 
+    @property
+    def residuals_by_curve(self) -> list[Array]:
+        """The same, curve by curve."""
+        return np.split(self.residuals, np.cumsum([points.at.size for points in self.curves])[:-1])
+
     @cached_property
     def covariance(self) -> Array:
         """Covariance of L0, A, B and z (Laplace), a curve counting as 20 points; shape (3 + m, 3 + m).

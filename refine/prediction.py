@@ -20,6 +20,7 @@ from .files import printable
 from .loss_curve import CurveLike, LossCurve, as_curves
 from .loss_fit import LEAST_SIGMA, Fit, Points, fit_points
 from .loss_laws import LAWS, View
+from .loss_limits import WIDER, check_curves, limits_of_fit, limits_of_schedule
 from .prior import check_peak, is_file, named_schedule
 from .schedule import Schedule, check_array, check_count
 from .transfer import retarget
@@ -42,10 +43,7 @@ LEAST_POINTS = 12
 CURVE_POINTS = 120
 _BINS = {"validation": 100, "training": 60}
 _QUANTILE = 1.6449  # of a normal distribution: 90 % lie within
-_NO_DROP, _ENDS_HIGH, _FAR, _SHORT, _OUTLIERS, _BEYOND = 0.95, 0.5, 2.0, 4.0, 0.03, 5.0
-_WIDER, _SAME_PEAK = 1.5, 0.02
-_TIE_ACROSS_PEAKS = 0.007
-_ANCHORS, _ONE_EPOCH, _STARTS_LATE = 4, 1.2, 0.5
+_FAR, _SAME_PEAK, _TIE_ACROSS_PEAKS, _ANCHORS = 2.0, 0.02, 0.007, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,29 +191,8 @@ def fit_loss(runs: CurveLike | Sequence[CurveLike], *, law: str = "memory", **re
     if law not in LAWS:
         raise RefineError(f"law is {law!r}; it must be one of {', '.join(LAWS)}")
     curves = tuple(as_curves(runs, **read))
-    for curve in curves:
-        if curve.diverged:
-            raise RefineError(
-                f"{printable(curve.name)}: the run diverged (its loss ends far above its lowest, or is not finite), "
-                "and no law holds there: leave it out, or cut the log before that"
-            )
-    if len(sorts := {curve.sort for curve in curves}) > 1:
-        raise RefineError(
-            f"the logs hold {' and '.join(sorted(sorts))} losses, which are different evaluations; choose one with "
-            "--loss-column"
-        )
-    if all(_lowest(curve) >= _NO_DROP for curve in curves):
-        raise RefineError(
-            f"{printable(curves[0].name)}: the rate never drops, so nothing says what a decay gains; name a run that "
-            "decays its rate, or a cooldown of this one beside it"
-        )
+    check_curves(curves)
     return LossLaw(fit_points([points_of(curve) for curve in curves], LAWS[law]), curves)
-
-
-def _lowest(curve: LossCurve) -> float:
-    """Least rate after the peak and up to the last loss, over the peak."""
-    seen = curve.rates[: max(int(curve.steps[-1]), 1)]
-    return float(seen[int(np.argmax(seen)) :].min() / seen.max())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -259,32 +236,7 @@ class LossLaw:
     @property
     def limits(self) -> tuple[str, ...]:
         """What limits every prediction of this law; each makes all bars wider by half."""
-        found = []
-        if all(_lowest(curve) > _ENDS_HIGH for curve in self.runs):
-            found.append("no log reaches a rate below half of its peak: what the rest of a decay gains is extrapolated")
-        if all(curve.steps[0] > _STARTS_LATE * curve.steps[-1] for curve in self.runs):
-            found.append("no log holds the first half of its run: name that of the trunk too")
-        _, progress, noise = self.fit.coefficients
-        if progress == 0.0 or noise == 0.0:
-            found.append(f"the fit finds no share of {'progress' if progress == 0.0 else 'noise'} in these losses")
-        seen = max((run.epochs or 0.0 for run in self.runs if run.sort == "training"), default=0.0)
-        if seen > _ONE_EPOCH:
-            found.append(f"the training loss is that of data seen {seen:.3g} times: it falls below that of new data")
-        off = np.abs(self.fit.residuals) / np.concatenate([points.sigma for points in self.fit.curves])
-        if np.mean(off > _BEYOND) > _OUTLIERS:
-            found.append(
-                f"{np.mean(off > _BEYOND):.0%} of the losses lie beyond 5 standard deviations: spikes or jumps"
-            )
-        if len(self.runs) > 1:
-            ends = np.cumsum([points.at.size for points in self.fit.curves])[:-1]
-            apart = np.array([np.median(part) for part in np.split(self.fit.residuals, ends)])
-            if np.ptp(apart) > _BEYOND * LEAST_SIGMA:
-                worst = int(np.argmax(np.abs(apart)))
-                found.append(
-                    f"{printable(self.runs[worst].name)} lies {abs(apart[worst]):.1%} off the law of all: check that "
-                    "model, data and batch size are the same"
-                )
-        return tuple(found)
+        return tuple(limits_of_fit(self.fit, self.runs))
 
     def summary(self, *, verbose: bool = False) -> str:
         """What was read, and how well the law fits it."""
@@ -377,8 +329,8 @@ class LossLaw:
         further = calibrated.horizon * np.log2(np.maximum(at / self.logged_steps, 1.0))
         variance = np.einsum("ij,jk,ik->i", slopes, self.fit.covariance, slopes) / losses**2
         spread = np.sqrt(np.maximum(variance, 0.0) + further**2 + (calibrated.peak * self._octaves(peak)) ** 2)
-        limits = (*self.limits, *self._shorter(wanted))
-        half = losses * calibrated.q * spread * _WIDER ** len(limits)
+        limits = (*self.limits, *limits_of_schedule(wanted.multiplier, self.runs))
+        half = losses * calibrated.q * spread * WIDER ** len(limits)
         return Prediction(
             name or (schedule if isinstance(schedule, str) else "schedule"),
             wanted,
@@ -410,8 +362,8 @@ class LossLaw:
         longer = math.log2(first.total_steps / second.total_steps)
         variance = max(float(slope @ self.fit.covariance @ slope), 0.0) / loss**2 + calibrated.least_difference**2
         variance += (calibrated.peak * beyond) ** 2 + (calibrated.horizon * longer) ** 2
-        limits = {*self.limits, *self._shorter(first.schedule), *self._shorter(second.schedule)}
-        half = loss * calibrated.q_difference * math.sqrt(variance) * _WIDER ** len(limits)
+        own = (limit for each in (first, second) for limit in limits_of_schedule(each.schedule.multiplier, self.runs))
+        half = loss * calibrated.q_difference * math.sqrt(variance) * WIDER ** len({*self.limits, *own})
         least = 2.0 * half / _QUANTILE
         if apart:  # by the evidence, differences across peaks below that are a tie
             least = max(least, _TIE_ACROSS_PEAKS * loss)
@@ -441,9 +393,7 @@ class LossLaw:
     @property
     def _last_residual(self) -> float:
         """By how much the law lies above the last four losses of the longest run, in the logarithm."""
-        sizes = [points.at.size for points in self.fit.curves]
-        place = self.runs.index(self.longest)
-        return float(np.mean(np.split(self.fit.residuals, np.cumsum(sizes)[:-1])[place][-_ANCHORS:]))
+        return float(np.mean(self.fit.residuals_by_curve[self.runs.index(self.longest)][-_ANCHORS:]))
 
     def _end(self, prediction: Prediction) -> View:
         steps = prediction.total_steps
@@ -472,14 +422,6 @@ class LossLaw:
             return None
         return np.asarray(known[np.minimum(np.arange(steps) * known.size // steps, known.size - 1)])
 
-    def _shorter(self, schedule: Schedule) -> list[str]:
-        """Whether a schedule's cooldown is much longer than any that was logged."""
-        logged = max(_cooldown(run.rates[: max(int(run.steps[-1]), 1)]) for run in self.runs)
-        wanted = _cooldown(schedule.multiplier)
-        if wanted <= _SHORT * logged:
-            return []
-        return [f"its cooldown takes {wanted:,} updates, more than four times the longest that is logged, {logged:,}"]
-
     def _further(self, steps: int, peak: float) -> list[str]:
         """What the bars allow for by their formula."""
         found = []
@@ -488,9 +430,3 @@ class LossLaw:
         if octaves := self._octaves(peak):
             found.append(f"the peak {peak:g} is {2.0**octaves:.3g} times away from what was logged")
         return found
-
-
-def _cooldown(rates: Array) -> int:
-    """Updates after the last one near the peak."""
-    high = np.flatnonzero(rates >= _NO_DROP * rates.max())
-    return int(rates.size - 1 - high[-1])
