@@ -15,7 +15,7 @@ from .bound import omega_at_best_peak
 from .diagnostics import check, near_separable
 from .digits import on_grid
 from .errors import RefineError
-from .foretold import law_of, to_dicts
+from .foretold import foretell, to_dicts
 from .health import check_values
 from .hygiene import stride
 from .norms import GradientNorms
@@ -215,12 +215,11 @@ def continue_run(
             "--cooldown-steps starts at the present rate"
         )
     predicted = {}
-    law = law_of(norms) if norms.loss is not None and norms.pool is None and peak is not None else None
-    if law is not None and peak is not None:
+    if norms.loss is not None and norms.pool is None and peak is not None:
         line = np.concatenate([run.done, run.done[-1] * np.arange(left, 0, -1) / left])
-        for name, rates in (("this tail", multiplier), ("straight line", line)):
-            whole_run, its_peak = Schedule.from_rates(rates), peak / top * float(rates.max())
-            predicted[name] = law.predict(whole_run, peak_lr=its_peak, name=name, points=1, anchored=True)
+        both = {"this tail": multiplier, "straight line": line}
+        rated = {n: (Schedule.from_rates(rates), peak / top * float(rates.max())) for n, rates in both.items()}
+        predicted = foretell(norms, rated, anchored=True)
     provenance = {
         "generator": f"refine {__version__}",
         "reference": "arXiv:2310.07831",

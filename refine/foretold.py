@@ -35,22 +35,31 @@ def why_not(norms: GradientNorms) -> str:
     return law if isinstance(law, str) else ""
 
 
-def foretell(norms: GradientNorms, schedules: Mapping[str, tuple[Schedule, float | None]]) -> dict[str, Prediction]:
-    """Final losses of schedules, each with its peak learning rate (None: the logged one); empty without a law.
+def foretell(
+    norms: GradientNorms, schedules: Mapping[str, tuple[Schedule, float | None]], *, anchored: bool = False
+) -> dict[str, Prediction]:
+    """Final losses of schedules, each with its peak learning rate (None: the logged one).
+
+    Empty without a law, or where one of them lies too far off for it.
 
     Parameters
     ----------
     norms : GradientNorms
         With losses and rates at the same steps.
     schedules : mapping of name to (Schedule, peak learning rate)
+    anchored : bool
+        As in `LossLaw.predict`.
     """
     law = law_of(norms)
     if law is None:
         return {}
-    return {
-        name: law.predict(schedule, peak_lr=peak_lr, name=name, points=1)
-        for name, (schedule, peak_lr) in schedules.items()
-    }
+    try:
+        return {
+            name: law.predict(schedule, peak_lr=peak_lr, name=name, points=1, anchored=anchored)
+            for name, (schedule, peak_lr) in schedules.items()
+        }
+    except RefineError:
+        return {}
 
 
 def to_dicts(predictions: Mapping[str, Prediction]) -> dict[str, Any] | None:

@@ -11,14 +11,16 @@ from .errors import RefineError
 from .files import printable
 from .loss_curve import LossCurve
 from .loss_fit import LEAST_SIGMA, Fit
+from .loss_laws import View
 
-__all__ = ["WIDER", "check_curves", "limits_of_fit", "limits_of_schedule"]
+__all__ = ["WIDER", "check_curves", "check_reach", "limits_of_fit", "limits_of_schedule"]
 
 WIDER = 1.5
 """What a bar is multiplied by for each limit."""
 
 _NO_DROP, _ENDS_HIGH, _STARTS_LATE = 0.95, 0.5, 0.5
 _SHORT, _OUTLIERS, _BEYOND, _ONE_EPOCH = 4.0, 0.03, 5.0, 1.2
+_NEAREST, _HIGHEST = 0.2, 32.0
 
 
 def check_curves(curves: Sequence[LossCurve]) -> None:
@@ -38,6 +40,22 @@ def check_curves(curves: Sequence[LossCurve]) -> None:
         raise RefineError(
             f"{printable(curves[0].name)}: the rate never drops, so nothing says what a decay gains; name a run that "
             "decays its rate, or a cooldown of this one beside it"
+        )
+
+
+def check_reach(fit: Fit, view: View, total_steps: int, peak_lr: float) -> None:
+    """Raise where a schedule ends far before the first loss that was fitted, or at a peak far above the logged ones."""
+    power = fit.exponents["p"]
+    first = min(float(own.progress(power, fit.longest)[0]) for own in fit.views)
+    if float(view.progress(power, fit.longest)[-1]) < _NEAREST * first:
+        raise RefineError(
+            f"{total_steps:,} updates at a peak of {peak_lr:g} do not get as far as the burn-in of the logs, and no "
+            "law holds there: give the schedule more updates, or a higher peak"
+        )
+    if peak_lr > _HIGHEST * fit.reference:
+        raise RefineError(
+            f"peak_lr is {peak_lr:g}, more than {_HIGHEST:g} times the highest that is logged, {fit.reference:g}; "
+            "nothing is known there: choose a lower one"
         )
 
 

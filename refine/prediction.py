@@ -20,7 +20,7 @@ from .files import printable
 from .loss_curve import CurveLike, LossCurve, as_curves
 from .loss_fit import LEAST_SIGMA, Fit, Points, fit_points
 from .loss_laws import LAWS, View
-from .loss_limits import WIDER, check_curves, limits_of_fit, limits_of_schedule
+from .loss_limits import WIDER, check_curves, check_reach, limits_of_fit, limits_of_schedule
 from .prior import check_peak, is_file, named_schedule
 from .schedule import Schedule, check_array, check_count
 from .transfer import retarget
@@ -322,6 +322,7 @@ class LossLaw:
             if at[0] < 1.0 or at[-1] > total or np.any(at != np.round(at)):
                 raise RefineError(f"steps must be whole numbers from 1 to {total:,}, the updates of the schedule")
         view = self.fit.view(wanted.multiplier * peak, at, self.noise_of(total))
+        check_reach(self.fit, view, total, peak)
         losses, slopes, calibrated = self.fit.losses(view), self.fit.gradient(view), calibration()
         if anchored:
             shift = math.exp(-self._last_residual)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from refine import explain, fit, fit_loss
+from refine import explain, fit, fit_loss, linear
 from refine.explanation_figure import draw
 from refine.foretold import foretell, law_of, why_not
 from refine.norms import GradientNorms
@@ -48,6 +48,13 @@ def test_without_losses_nothing_is_predicted_and_nothing_else_changes(result, wi
     assert "loss  " not in alone.summary()
     assert "not predicted: " in " ".join(alone.summary(verbose=True).split())
     assert alone.refined == result.refined
+
+
+def test_where_one_schedule_lies_too_far_off_nothing_is_predicted(result):
+    near, far = linear(2_000), linear(20)
+    assert foretell(result.norms, {"near": (near, None)}).keys() == {"near"}
+    assert foretell(result.norms, {"near": (near, None), "far": (far, None)}) == {}
+    assert foretell(result.norms, {"far": (near, 1e3)}) == {}
 
 
 def test_why_there_is_no_law():

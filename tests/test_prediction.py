@@ -161,6 +161,22 @@ def test_unknown_laws_and_far_peaks_of_laws_that_cannot_cross_them():
             law.predict("linear", peak_lr=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"total_steps": 50}, "50 updates at a peak of 0.001 do not get as far as the burn-in of the logs"),
+        ({"peak_lr": 1e-6}, "4,000 updates at a peak of 1e-06 do not get as far as the burn-in"),
+        ({"peak_lr": 1.0}, "peak_lr is 1, more than 32 times the highest that is logged, 0.001"),
+        ({"peak_lr": 0.0}, "peak_lr is 0.0; it must be a positive number"),
+    ],
+)
+def test_what_lies_too_far_off_is_refused(law, options, message):
+    with pytest.raises(RefineError, match=message):
+        law.predict("linear", **options)
+    with pytest.raises(RefineError, match=message):
+        law.compare(**options)
+
+
 def test_a_log_that_ends_at_a_high_rate_widens_the_bars():
     early = fit_loss(run(upto=3_300))
     assert early.limits == (
