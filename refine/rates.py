@@ -95,7 +95,9 @@ def _end_of_warmup(
     at: NDArray[np.int64], rates: NDArray[np.float64], warmup_steps: int | None
 ) -> tuple[float, float] | None:
     """Update, between two rows, and rate of the peak of a run whose warmup ended there; None where a row shows it."""
-    top = int(np.flatnonzero(rates >= rates.max() * (1.0 - _SAME))[0])
+    highest = float(rates.max())
+    rates = rates / highest  # their slopes are floats, whatever their unit
+    top = int(np.flatnonzero(rates >= 1.0 - _SAME)[0])
     for i in (top - 1, top):  # the peak lies after row i
         if i < 0 or i + 2 >= at.size:
             continue
@@ -113,5 +115,5 @@ def _end_of_warmup(
         height = float(rates[i + 1] - fall * (at[i + 1] - where))
         inside = at[i] + _SAME < where < at[i + 1] - _SAME
         if inside and fall <= 0.0 and height >= max(rates[i], rates[i + 1]) * (1.0 - _SAME):
-            return float(where), height
+            return float(where), height * highest
     return None

@@ -86,6 +86,8 @@ def choose_losses(
     labels, rated = rows if rows is not None else (np.zeros(0, dtype=np.int64), np.zeros(0))
     from_zero = bool(labels.size and labels[0] == 0)
     at, rated = used_rates(labels if from_zero else labels - 1, rated, records.facts.lr_alignment)
+    last = np.diff(at, append=np.iinfo(np.int64).max) > 0  # of steps that are fractions several fall on one update
+    at, rated = at[last], rated[last]
     total = _total(records, options, given, int(kept[-1]), int(labels[-1]) + from_zero if labels.size else 0, kept)
     every, known_from, assumed = _every(at, rated, total, records, options, given, problems)
     mean = sort == "training" and (records.facts.mean_loss or records.facts.window_mean)
@@ -200,7 +202,7 @@ def _rates(
     records: Records, options: LossOptions, axis: Axis, rate: Column | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
     """Labels and rates of all rows that hold one, by themselves; None where there are none above 0."""
-    if rate is None:
+    if rate is None or not np.isfinite(rate.values).any():
         return None
     labels, rates = last_of_each_step(axis.of(rate), scaled(rate))
     if not labels.size and rate.values.size:  # the step of these rows is in another column
@@ -222,7 +224,7 @@ def _of_companion(
             )
         other = one_run(other, replace(options, run=options.run or run), with_role("lr", other))
     rate, _ = rate_of(other, options if options.lr_column in other.names else replace(options, lr_column=None), loss)
-    if rate is None:
+    if rate is None or not np.isfinite(rate.values).any():
         return None
     axis, _ = axis_of(other, replace(options, step_column=None, every=None), rate, "learning rate")
     return _rates(other, options, axis, rate)

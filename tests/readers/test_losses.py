@@ -196,3 +196,13 @@ def test_curves_that_start_after_their_warmup(size):
         found = read_losses(path)
         assert found.peak_lr == pytest.approx(3e-4, rel=1e-3)
         assert 2_100 < found.warmup_steps < 2_200
+
+
+def test_rates_at_fractions_of_a_step_are_those_of_its_last_row(tmp_path):
+    rows = [{"step": int(s), "loss": float(LOSSES[s - 1])} for s in STEPS]
+    rows += [{"step": s, "lr": lr} for s, lr in ((0.0, 9e-3), (0.25, 1e-3), (100.0, 8e-4), (400.0, 1e-4))]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, sorted(rows, key=lambda row: row["step"]))))
+    found = read_losses(path)
+    assert found.peak_lr == pytest.approx(1e-3, rel=0.1)
+    assert found.rates[100] == pytest.approx(8e-4)
