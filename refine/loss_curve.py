@@ -31,7 +31,7 @@ CurveLike: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | GradientNorms | 
 
 LEAST_POINTS = 2
 _SMALLEST, _LARGEST = 1e-30, 1e30
-"""Losses beyond these are none: their squares have to be floats."""
+"""Losses beyond these are none, nor are peak learning rates: their squares have to be floats."""
 
 _DIVERGED, _SCATTER, _SKIPPED, _HELD = 1.3, 5.0, 0.05, 5
 _AGREE, _BEFORE, _LATE = 0.1, 0.5, 0.02
@@ -119,7 +119,9 @@ class LossCurve:
                 f"rates have shape {rates.shape} and the losses go to step {steps[-1]}; there must be one an update, "
                 "(T,)"
             )
-        if not (np.all(np.isfinite(rates)) and rates.min(initial=0.0) >= 0.0 and rates.max(initial=0.0) > 0.0):
+        if not (
+            rates.min(initial=0.0) >= 0.0 and _SMALLEST <= rates.max(initial=0.0) <= _LARGEST
+        ):  # then all are finite
             raise RefineError("rates must be finite, not below 0 and not all 0; name the learning rate of every update")
         if self.noise is not None and self.noise.shape != rates.shape:
             raise RefineError(f"noise has shape {self.noise.shape} and rates {rates.shape}; both must be (T,)")
