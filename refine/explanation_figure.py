@@ -23,12 +23,13 @@ from .figures import (
     _style,
     _thinned,
     check_suffix,
+    drawable,
     legend_rows,
     plot_norms,
     plot_result,
     save_figure,
 )
-from .files import printable, write_files
+from .files import write_files
 from .foretold import law_of
 from .prior import logged_rates
 from .worth import LIKE, measured
@@ -87,7 +88,7 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
             pad=8.0 + 14.0 * legend_rows(ax),
         )
         shown.set_parse_math(False)
-    name = _drawable(explanation.result.norms.source.name, 100)
+    name = drawable(explanation.result.norms.source.name, 100)
     heading = [name, *textwrap.wrap(explanation.headline, 115, break_on_hyphens=False)]
     figure.suptitle("\n".join(heading), fontsize=10.5).set_parse_math(False)
     if path is not None:
@@ -132,7 +133,7 @@ def _draw_rates(explanation: Explanation, ax: Axes) -> str:
     if prior.multiplier is not None:
         at = _thinned(prior.multiplier.size)
         rates = prior.multiplier[at] * (prior.peak_lr or 1.0)
-        title = f"The logged run's learning rate, from {_drawable(prior.origin, 60)}"
+        title = f"The logged run's learning rate, from {drawable(prior.origin, 60)}"
         ax.plot(at, rates, color=_COLOURS[0], linewidth=1.6)
     else:
         logged, rates = logged_rates(norms)
@@ -262,8 +263,3 @@ def _log_where_wide(ax: Axes, values: NDArray[np.float64]) -> bool:
     if wide := highest > 10.0 * lowest:
         _log_scale(ax, lowest, highest)
     return wide
-
-
-def _drawable(name: str, limit: int) -> str:
-    """Show a name from outside in letters for which the font has a glyph."""
-    return printable(name, limit=limit).encode("latin-1", "backslashreplace").decode("latin-1")

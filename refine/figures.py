@@ -336,7 +336,7 @@ def _finish(ax: Axes) -> None:
     _style(ax)
     handles = [h for h in (*ax.get_lines(), *ax.collections) if not str(h.get_label()).startswith("_child")]
     # Names come from files: a leading "_" must not hide them, nor "$" start a formula.
-    labels = [printable(h.get_label(), limit=60) for h in handles]
+    labels = [drawable(h.get_label(), limit=60) for h in handles]
     # Above the axes: there is no corner that every schedule leaves free.
     legend = ax.legend(
         handles,
@@ -352,6 +352,15 @@ def _finish(ax: Axes) -> None:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def drawable(name: object, limit: int) -> str:
+    """Show a name from outside on one line, in letters for which the font has a glyph; others escaped."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    known = (c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in printable(name))
+    return printable("".join(known), limit=limit)
 
 
 def _room(ax: Axes) -> float:

@@ -194,12 +194,12 @@ def test_many_raw_norms_are_drawn_as_their_range():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
-@pytest.mark.parametrize("name", ["$x^$", "_hidden", "a\nb", "\x1b[31m"])
+@pytest.mark.parametrize("name", ["$x^$", "_hidden", "a\nb", "\x1b[31m", "日本", "Ж"])
 def test_hostile_names_are_drawn_as_they_are(tmp_path, suffix, name):
     figure = plot({name: linear(10), "b": linear(10, warmup_steps=3)})
     save_figure(figure, tmp_path / f"f{suffix}")
     first = legend(figure.axes[0])[0]
-    assert first == name.replace("\n", r"\n").replace("\x1b", r"\x1b")
+    assert first == name.replace("\n", r"\n").replace("\x1b", r"\x1b").replace("日本", r"\u65e5\u672c")
     assert (tmp_path / f"f{suffix}").stat().st_size > 1000
 
 
