@@ -22,7 +22,9 @@ from .progress import reading
     type=ScheduleName(),
     help="What to predict: a family (refine families), a file or folder of refine fit. May be repeated.",
 )
-@click.option("--total-steps", type=Count(min=1), help="Updates of the run to predict.  [default: as logged]")
+@click.option(
+    "--total-steps", type=Count(min=1), help="Updates of the run to predict.  [default: as a file, else as logged]"
+)
 @click.option("--peak-lr", type=Number(min=0.0, min_open=True), help="Its peak learning rate.  [default: as logged]")
 @click.option(
     "--choose",

@@ -11,7 +11,9 @@ import numpy as np
 
 from .files import printable
 from .prediction import Difference, LossLaw, Prediction, ScheduleLike, calibration, fit_loss
-from .text import aligned, paragraph
+from .prior import is_file
+from .schedule import Schedule
+from .text import aligned, paragraph, width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +26,22 @@ DEFAULT_NAMES = ("linear", "cosine", "wsd:0.2", "wsd:0.4", "wsd:0.2,shape=sqrt")
 _OTHERS = ("two", "general")
 """Laws whose answers are shown beside, on request."""
 
+_LEAST_NAME = 22
+"""Letters of a name that a table keeps on any terminal: those that tell linear decay over one horizon from another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prediction, and its difference from the reference."""
+    """One prediction, and its difference from the reference, of the same horizon where that is linear decay."""
 
     prediction: Prediction
     difference: Difference
+    reference: Prediction
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether others differ from it."""
+        return self.prediction is self.reference
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,14 +101,13 @@ class LossTable:
         return f"<div>{table}<p><small>{told}</small></p></div>"
 
     def _cells(self) -> list[tuple[str, ...]]:
-        head = ("", "final loss", "+-", f"less {self.reference}", "+-", "")
+        head = ("", "final loss", "+-", self._less, "+-", "")
         cells: list[tuple[str, ...]] = [head]
         for row in self.rows:
-            found, apart = row.prediction, row.difference
-            same = found.name == self.reference
+            found, apart, same = row.prediction, row.difference, row.is_reference
             cells.append(
                 (
-                    printable(found.name, limit=40),
+                    found.name,
                     f"{found.final_loss:.4f}",
                     f"{found.bar:.4f}",
                     "" if same else f"{apart.value:+.4f}",
@@ -105,7 +115,19 @@ class LossTable:
                     "" if same else apart.verdict,
                 )
             )
-        return cells
+        if self._several:
+            updates = ("updates", *(f"{row.prediction.total_steps:,}" for row in self.rows))
+            cells = [(name, at, *rest) for (name, *rest), at in zip(cells, updates, strict=True)]
+        return _named(cells)
+
+    @property
+    def _several(self) -> bool:
+        """Whether every horizon has a reference of its own."""
+        return len({row.reference.total_steps for row in self.rows}) > 1
+
+    @property
+    def _less(self) -> str:
+        return "less linear" if self.reference == "linear" else "difference"
 
     def _about(self) -> list[str]:
         known = calibration()
@@ -121,9 +143,14 @@ class LossTable:
                 "standard errors",
             )
         ]
+        if self._several:
+            told.append(("linear", "each difference is from linear decay over the same number of updates"))
+        elif self._less == "difference":
+            told.append(("less", f"each difference is from {printable(self.reference, limit=60)}"))
+        before = len(told)
         for limit, names in said.items():
             whose = "" if len(names) == len(self.rows) else f"{', '.join(names)}: "
-            told.append(("limits" if len(told) == 1 else "", whose + limit))
+            told.append(("limits" if len(told) == before else "", whose + limit))
         return [line for title, text in told for line in paragraph(title, text, hanging=0)]
 
     def _other_laws(self) -> list[str]:
@@ -136,8 +163,8 @@ class LossTable:
         cells = [("by law", self.law.fit.law.name, *heads)]
         for number, row in enumerate(self.rows):
             values = (row.prediction.final_loss, *(column[number] for column in columns))
-            cells.append((printable(row.prediction.name, limit=40), *(f"{value:.4f}" for value in values)))
-        return ["", *aligned(cells)]
+            cells.append((row.prediction.name, *(f"{value:.4f}" for value in values)))
+        return ["", *aligned(_named(cells))]
 
 
 def predict_named(
@@ -147,7 +174,7 @@ def predict_named(
     total_steps: int | None = None,
     peak_lr: float | None = None,
 ) -> LossTable:
-    """Predict several schedules, and linear decay of the same horizon and peak, which is always among them.
+    """Predict several schedules, and linear decay of each of their horizons, which is always among them.
 
     Parameters
     ----------
@@ -155,23 +182,41 @@ def predict_named(
     schedules : names, or mapping of name to Schedule or name
         Files and families as in `LossLaw.predict`.
     total_steps, peak_lr : optional
-        By default those of the longest run, of a file its own.
+        By default those of the longest run. Files and Schedules have a length of their own, and where all have the same
+        so do the families beside them.
     """
     named = dict(schedules) if isinstance(schedules, Mapping) else {str(name): name for name in schedules}
+    for name, each in named.items():
+        if isinstance(each, str) and is_file(each):
+            named[name] = law.schedule(each)
+    own = {len(each) for each in named.values() if isinstance(each, Schedule)}
+    if total_steps is None and len(own) == 1:
+        (total_steps,) = own
     found = [law.predict(each, total_steps=total_steps, peak_lr=peak_lr, name=name) for name, each in named.items()]
-    steps = {prediction.total_steps for prediction in found}
-    linear = next((prediction for prediction in found if prediction.name == "linear"), None)
-    if linear is None:
-        own = total_steps or (steps.pop() if len(steps) == 1 else None)
-        linear = law.predict("linear", total_steps=own, peak_lr=peak_lr, name="linear")
-        found.append(linear)
-    return rows_of(law, found, linear)
+    linear = {prediction.total_steps: prediction for prediction in found if prediction.name == "linear"}
+    horizons = {prediction.total_steps for prediction in found}
+    for steps in sorted(horizons - linear.keys()):
+        name = "linear" if len(horizons) == 1 else f"linear, {steps:,} updates"
+        linear[steps] = law.predict("linear", total_steps=steps, peak_lr=peak_lr, name=name)
+        found.append(linear[steps])
+    return _sorted(law, [(prediction, linear[prediction.total_steps]) for prediction in found], "linear")
 
 
 def rows_of(law: LossLaw, predictions: Sequence[Prediction], reference: Prediction) -> LossTable:
     """Predictions as a table, the lowest first, with their differences from one of them."""
-    rows = [Row(prediction, law.difference(prediction, reference)) for prediction in predictions]
-    return LossTable(law, tuple(sorted(rows, key=lambda row: row.prediction.final_loss)), reference.name)
+    return _sorted(law, [(prediction, reference) for prediction in predictions], reference.name)
+
+
+def _sorted(law: LossLaw, pairs: Iterable[tuple[Prediction, Prediction]], reference: str) -> LossTable:
+    rows = [Row(prediction, law.difference(prediction, other), other) for prediction, other in pairs]
+    return LossTable(law, tuple(sorted(rows, key=lambda row: row.prediction.final_loss)), reference)
+
+
+def _named(cells: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first cells cut to what the others leave of a line."""
+    others = aligned([("", *rest) for _, *rest in cells])
+    room = max(width() - max(map(len, others)), _LEAST_NAME)
+    return [(printable(name, limit=room), *rest) for name, *rest in cells]
 
 
 def law_words(law: LossLaw, *, verbose: bool = False) -> list[str]:
@@ -215,7 +260,8 @@ def law_to_dict(law: LossLaw) -> dict[str, Any]:
         "reference_lr": law.fit.reference,
         "reference_steps": law.fit.longest,
         "rms": law.rms,
-        "points": sum(points.at.size for points in law.fit.curves),
+        "points": sum(points.count for points in law.fit.curves),
+        "means": sum(points.at.size for points in law.fit.curves),
         "files": [run.name for run in law.runs],
         "column": law.runs[0].column,
         "sort": law.runs[0].sort,

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from refine import fit_loss, linear
+from refine import fit_loss, from_name, linear
+from refine.loss_choice import choose
 from refine.loss_figure import apart, plot_predictions
 from refine.loss_table import DEFAULT_NAMES, law_to_dict, predict_named
 
@@ -53,6 +54,27 @@ def test_linear_has_the_length_of_a_file(law):
     assert {row.prediction.total_steps for row in table.rows} == {2_000}
 
 
+def test_families_have_the_length_of_the_files_beside_them(law, tmp_path):
+    path = str(linear(2_000).save(tmp_path / "mine.csv"))
+    for wanted in ({"mine": linear(2_000), "cosine": "cosine"}, [path, "cosine"]):
+        assert set(law.compare(wanted).to_frame().total_steps) == {2_000}
+        assert set(law.compare(wanted, total_steps=3_000).to_frame().total_steps) == {3_000}
+
+
+def test_each_horizon_is_compared_with_its_own_linear_decay(law):
+    table = predict_named(law, {"long": linear(9_000), "short": from_name("wsd:0.2", 2_000), "linear": "linear"})
+    rows = {row.prediction.name: row for row in table.rows}
+    assert rows.keys() == {"long", "short", "linear", "linear, 2,000 updates", "linear, 9,000 updates"}
+    for row in table.rows:
+        assert row.reference.total_steps == row.prediction.total_steps
+        assert row.difference.value == row.prediction.final_loss - row.reference.final_loss
+    assert abs(rows["long"].difference.value) < 0.01  # but for the warmup
+    assert rows["linear"].is_reference
+    text = table.summary()
+    assert "updates  final loss" in text
+    assert "each difference is from linear decay over the same number of updates" in text
+
+
 def test_the_table_says_what_was_read_and_how_sure_it_is(law):
     text = law.compare(total_steps=12_000).summary()
     assert text.startswith(
@@ -71,6 +93,17 @@ def test_the_text_fits_the_terminal(law, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = law.compare(total_steps=12_000).summary(verbose=True).splitlines()
     assert max(map(len, lines)) <= max(columns, 66)  # the table
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_tables_are_cut_to_what_fits_the_terminal(law, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = law.compare({"x" * 100: "cosine"}).summary(verbose=True).splitlines()
+    assert max(map(len, lines)) == max(columns, 68)  # on any terminal a name keeps 22 letters
+    lines = choose(law, "horizon").summary().splitlines()
+    assert max(map(len, lines)) <= max(columns, 71)
+    assert any(line.startswith("linear, 16,000 updates  ") for line in lines)
+    assert "less      each difference is from linear, 4,000 updates" in lines
 
 
 def test_verbose_shows_exponents_and_other_laws(law):
@@ -105,7 +138,10 @@ def test_the_law_as_json_values(law):
     assert found["name"] == "memory"
     assert found["exponents"].keys() == {"alpha", "p", "c", "s", "delta"}
     assert found["coefficients"].keys() == {"L0", "A", "B"}
-    assert (found["points"], found["files"], found["sort"]) == (86, ["a.csv"], "validation")
+    assert (found["points"], found["means"]) == (86, 86)
+    assert (found["files"], found["sort"]) == (["a.csv"], "validation")
+    many = law_to_dict(fit_loss(run(every=4)))
+    assert (many["points"], many["means"]) == (851, 100)
     assert found["calibrated_on"]["groups"] >= 3
 
 
