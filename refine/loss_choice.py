@@ -14,7 +14,7 @@ from .bound import golden_minimum
 from .errors import RefineError
 from .families.base import with_warmup
 from .loss_table import LossTable, predict_named, rows_of
-from .prediction import LossLaw, Prediction
+from .prediction import CURVE_POINTS, LossLaw, Prediction
 from .refinement import refined_multiplier
 from .schedule import Schedule, check_count
 
@@ -190,7 +190,7 @@ def _peak(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
 def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, target: float | None) -> Choice:
     base = law.longest.total_steps if total_steps is None else total_steps
     if target is None:
-        found = [_linear(law, max(round(base * factor), 2), peak_lr) for factor in _HORIZONS]
+        found = [_linear(law, max(round(base * factor), 2), peak_lr, CURVE_POINTS) for factor in _HORIZONS]
         table = rows_of(law, found, found[1])
         half = law.difference(found[0], found[1])
         headline = (
@@ -199,7 +199,7 @@ def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, targe
         facts: dict[str, Any] = {"half": half.value, "half_low": half.low, "half_high": half.high}
         return Choice("horizon", headline, table, (), facts)
     updates, least, most = horizon_of(law, target, peak_lr=peak_lr)
-    found = [_linear(law, updates, peak_lr), _linear(law, base, peak_lr)]
+    found = [_linear(law, steps, peak_lr, CURVE_POINTS) for steps in (updates, base)]
     table = rows_of(law, found, found[1])
     span = f"{least:,} to {most:,}" if most else f"{least:,} to more than {_LONGEST * law.logged_steps:,}"
     headline = f"a loss of {target:g} takes {updates:,} updates with linear decay (90 %: {span})"
@@ -235,8 +235,8 @@ def horizon_of(law: LossLaw, target: float, *, peak_lr: float | None = None) -> 
     return updates, reached(lambda p: p.low) or low, reached(lambda p: p.high)
 
 
-def _linear(law: LossLaw, steps: int, peak_lr: float | None) -> Prediction:
-    return law.predict("linear", total_steps=steps, peak_lr=peak_lr, name=f"linear, {steps:,} updates", points=1)
+def _linear(law: LossLaw, steps: int, peak_lr: float | None, points: int = 1) -> Prediction:
+    return law.predict("linear", total_steps=steps, peak_lr=peak_lr, name=f"linear, {steps:,} updates", points=points)
 
 
 def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:

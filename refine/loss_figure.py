@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .figures import _COLOURS, _DASHES, _OLD, _RAW, _style, _thinned
-from .files import printable
+from .figures import _COLOURS, _DASHES, _OLD, _RAW, _style, _thinned, drawable
 from .loss_table import LossTable, Row
 
 if TYPE_CHECKING:
@@ -46,12 +45,12 @@ def plot_predictions(table: LossTable) -> Figure:
     figure = Figure(figsize=(8.6, height + 1.7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1.3])
     _logged(table, upper)
-    drawn = [(row, *_look(rows, number, table.reference)) for number, row in enumerate(rows)]
+    drawn = [(row, *_look(rows, number)) for number, row in enumerate(rows)]
     for row, colour, dashes, plain in drawn:
         found = row.prediction
         width = 1.0 if plain else 1.8
         upper.plot(found.steps, found.losses, color=colour, linestyle=dashes, linewidth=width, zorder=2 if plain else 3)
-        if len(rows) <= _COLOURED or found.name in (rows[0].prediction.name, table.reference):
+        if len(rows) <= _COLOURED or row is rows[0] or row.is_reference:
             upper.fill_between(found.steps, found.lower, found.upper, color=colour, alpha=0.13, linewidth=0.0)
         t = _thinned(found.total_steps)
         rates = found.schedule.multiplier[t] * found.peak_lr
@@ -96,12 +95,11 @@ def apart(wanted: NDArray[np.float64], least: float, low: float, high: float) ->
     return found
 
 
-def _look(rows: tuple[Row, ...], number: int, reference: str) -> tuple[str, object, bool]:
+def _look(rows: tuple[Row, ...], number: int) -> tuple[str, object, bool]:
     """Colour, dashes, and whether it stays in the background; in grey the dashes tell."""
-    name = rows[number].prediction.name
-    if name == reference:
+    if rows[number].is_reference:
         return "#1d2b3a", (0, (5, 2)), False
-    coloured = [n for n, row in enumerate(rows) if row.prediction.name != reference]
+    coloured = [n for n, row in enumerate(rows) if not row.is_reference]
     if len(rows) > _COLOURED:
         coloured = [*coloured[:3], coloured[-1]]
     if number not in coloured:
@@ -125,14 +123,15 @@ def _logged(table: LossTable, ax: Axes) -> None:
 
 
 def _range(table: LossTable, longest: int) -> tuple[float, float]:
-    """Losses that are shown: those of all bands and points in the later part of the horizon."""
+    """Losses that are shown: those of all bands and points in the later part of the horizon, and of every end."""
     seen = []
     for row in table.rows:
         found = row.prediction
-        late = found.steps >= _SHOWN * longest
+        late = found.steps >= min(_SHOWN * longest, float(found.total_steps))
         seen += [found.lower[late], found.upper[late]]
     for points in table.law.fit.curves:
-        seen.append(points.losses[points.at >= min(_SHOWN * longest, float(points.at[-1]))])
+        late = points.at >= min(_SHOWN * longest, float(points.at[-1]))
+        seen.append(points.losses[late & (points.at <= longest)])
     values = np.concatenate(seen)
     room = 0.06 * float(np.ptp(values)) or 0.01 * float(values.max())
     return float(values.min()) - room, float(values.max()) + room
@@ -156,9 +155,8 @@ def _labels(ax: Axes, drawn: list[tuple[Row, str, object, bool]], height: float,
     for (row, colour, _, plain), place, end in zip(drawn, apart(ends, least, low, high), ends, strict=True):
         found = row.prediction
         text = ax.annotate(
-            f"{printable(found.name, limit=34)}  {found.final_loss:.4f} ± {found.bar:.4f}",
-            xy=(1.0, end),
-            xycoords=("axes fraction", "data"),
+            f"{drawable(found.name, limit=34)}  {found.final_loss:.4f} ± {found.bar:.4f}",
+            xy=(found.total_steps, end),
             xytext=(1.045, place),
             textcoords=("axes fraction", "data"),
             color="#5a5a5a" if plain else colour,
@@ -172,6 +170,7 @@ def _labels(ax: Axes, drawn: list[tuple[Row, str, object, bool]], height: float,
                 "shrinkA": 2.0,
                 "shrinkB": 0.0,
                 "relpos": (0.0, 0.5),
+                "patchA": None,  # else a steep leader starts below its label, beside the next
             },
         )
         text.set_parse_math(False)

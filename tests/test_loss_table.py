@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from refine import fit_loss, from_name, linear
+from refine.figures import save_figure
 from refine.loss_choice import choose
 from refine.loss_figure import apart, plot_predictions
 from refine.loss_table import DEFAULT_NAMES, law_to_dict, predict_named
@@ -73,6 +74,9 @@ def test_each_horizon_is_compared_with_its_own_linear_decay(law):
     text = table.summary()
     assert "updates  final loss" in text
     assert "each difference is from linear decay over the same number of updates" in text
+    upper, lower = plot_predictions(table).axes
+    assert {text.xy[0] for text in texts(upper.figure)} == {2_000, 4_000, 9_000}
+    assert len(lower.get_lines()) == 5 + 1
 
 
 def test_the_table_says_what_was_read_and_how_sure_it_is(law):
@@ -185,6 +189,41 @@ def test_many_schedules_leave_colours_to_a_few(law):
     colours = [label.get_color() for label in texts(upper.figure)]
     assert colours.count("#5a5a5a") == len(table.rows) - 5
     assert len(upper.collections) == 2  # the best and linear
+
+
+def test_leaders_start_at_their_own_labels(law):
+    figure = plot_predictions(law.compare([f"wsd:{x / 20:g}" for x in range(1, 15)], total_steps=8_000))
+    FigureCanvasAgg(figure).draw()
+    for label in texts(figure):
+        box = Text.get_window_extent(label)
+        arrow = label.arrow_patch
+        drawn = arrow.get_transform().transform_path(arrow.get_path()).vertices[0]
+        assert abs(drawn[1] - 0.5 * (box.y0 + box.y1)) < 0.25 * box.height
+
+
+def test_all_of_a_choice_of_a_horizon_is_drawn(law):
+    table = choose(law, "horizon").table
+    low, high = plot_predictions(table).axes[0].get_ylim()
+    for row in table.rows:
+        assert row.prediction.steps.size > 50
+        assert low < row.prediction.low < row.prediction.high < high
+
+
+def test_a_horizon_shorter_than_the_log_has_the_range_of_its_own_losses(law):
+    table = law.compare(total_steps=1_500)
+    low, _ = plot_predictions(table).axes[0].get_ylim()
+    assert run().losses[-1] < low < min(row.prediction.low for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("日 $x$", r"\u65e5 $x$  "), ("日" * 90, r"\u65e5" * 5 + "\\...  "), ("Ж", "Ж  ")],
+    ids=["short", "long", "known"],
+)
+def test_names_without_a_glyph_are_escaped(law, tmp_path, name, shown):
+    figure = plot_predictions(law.compare({name: "cosine"}))
+    save_figure(figure, tmp_path / "p.png")  # a warning would be an error
+    assert any(text.get_text().startswith(shown) for text in texts(figure))
 
 
 @pytest.mark.parametrize(
