@@ -101,7 +101,7 @@ class LossTable:
         return f"<div>{table}<p><small>{told}</small></p></div>"
 
     def _cells(self) -> list[tuple[str, ...]]:
-        head = ("", "final loss", "+-", self._less, "+-", "")
+        head = ("", "final loss", "+-", self._apart, "+-", "")
         cells: list[tuple[str, ...]] = [head]
         for row in self.rows:
             found, apart, same = row.prediction, row.difference, row.is_reference
@@ -126,8 +126,8 @@ class LossTable:
         return len({row.reference.total_steps for row in self.rows}) > 1
 
     @property
-    def _less(self) -> str:
-        return "less linear" if self.reference == "linear" else "difference"
+    def _apart(self) -> str:
+        return "from linear" if self.reference == "linear" else "difference"
 
     def _about(self) -> list[str]:
         known = calibration()
@@ -145,8 +145,8 @@ class LossTable:
         ]
         if self._several:
             told.append(("linear", "each difference is from linear decay over the same number of updates"))
-        elif self._less == "difference":
-            told.append(("less", f"each difference is from {printable(self.reference, limit=60)}"))
+        elif self._apart == "difference":
+            told.append(("from", f"differences are from {printable(self.reference, limit=60)}"))
         before = len(told)
         for limit, names in said.items():
             whose = "" if len(names) == len(self.rows) else f"{', '.join(names)}: "

@@ -85,7 +85,7 @@ def test_the_table_says_what_was_read_and_how_sure_it_is(law):
         "log       a.csv: validation loss, column loss; 86 points from update 600 to 4,000 of 4,000, peak"
     )
     assert "law       memory: L = " in text
-    assert "final loss      +-  less linear      +-" in text
+    assert "final loss      +-  from linear      +-" in text
     assert "bars      90 %, calibrated on " in text
     assert "12,000 updates are more than twice the 4,000 that are logged" in " ".join(text.split())
     assert all(name in text for name in DEFAULT_NAMES)
@@ -107,7 +107,7 @@ def test_tables_are_cut_to_what_fits_the_terminal(law, monkeypatch, columns):
     lines = choose(law, "horizon").summary().splitlines()
     assert max(map(len, lines)) <= max(columns, 71)
     assert any(line.startswith("linear, 16,000 updates  ") for line in lines)
-    assert "less      each difference is from linear, 4,000 updates" in lines
+    assert "differences are from linear, 4,000 updates" in " ".join(lines)
 
 
 def test_verbose_shows_exponents_and_other_laws(law):
