@@ -26,7 +26,7 @@ def starts_late(at: NDArray[np.int64], total_steps: int) -> bool:
     (False, True)
     """
     gaps = (int(at[1] - at[0]), stride(at)) if at.size > 1 else (1,)
-    return bool(at[0] >= max(*gaps, _LATE * total_steps, 1))
+    return bool(at[0] > max(*gaps, _LATE * total_steps))
 
 
 def every_rate(

@@ -206,3 +206,16 @@ def test_rates_at_fractions_of_a_step_are_those_of_its_last_row(tmp_path):
     found = read_losses(path)
     assert found.peak_lr == pytest.approx(1e-3, rel=0.1)
     assert found.rates[100] == pytest.approx(8e-4)
+
+
+def test_first_row_at_its_stride_is_no_late_start(make_log):
+    """Of rates that are the next step's, too: linear decay from the first update stays without a warmup."""
+    rows = [
+        {"step": step, "grad_norm": 1.0, "loss": 3.0 - step / 5500, "learning_rate": 2e-5 * (1 - step / 5500)}
+        for step in range(250, 5501, 250)
+    ]
+    state = {"global_step": 5500, "max_steps": 5500, "log_history": rows}
+    curve = read_losses(make_log(json.dumps(state), name="trainer_state.json"))
+    assert curve.warmup_steps == 0
+    np.testing.assert_allclose(curve.rates, 2e-5 * (1 - np.arange(5500) / 5500), rtol=1e-9)
+    assert not any("not logged" in note for note in curve.notes)
