@@ -34,7 +34,7 @@ COOLDOWNS = (
 
 _PEAKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HORIZONS = (0.5, 1.0, 2.0, 4.0)
-_MOST_HOLD, _LEAST_HOLD, _AT_LINEAR = 100.0, 0.25, 1.02
+_MOST_HOLD, _LEAST_HOLD, _AT_LINEAR, _LONG = 100.0, 0.25, 1.02, 0.25
 _SHORTEST, _LONGEST = 1 / 8, 16
 
 
@@ -252,9 +252,10 @@ def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     advice = []
     if k > _AT_LINEAR:
         headline = f"hold the peak for {share:.0%} of the run, then anneal (k = {k:.2f})"
-        advice.append(
-            "a long hold says that the peak is low for this horizon: try 2 to 4 times the peak, then fit again"
-        )
+        if share > _LONG:
+            advice.append(
+                "a long hold says that the peak is low for this horizon: try 2 to 4 times the peak, then fit again"
+            )
     elif k < 1.0 / _AT_LINEAR:
         headline = f"the peak is too high: {base * k:.3g} instead of {base:.3g} (k = {k:.2f})"
     else:

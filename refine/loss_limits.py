@@ -36,6 +36,12 @@ def check_curves(curves: Sequence[LossCurve]) -> None:
             f"the logs hold {' and '.join(sorted(sorts))} losses, which are different evaluations; choose one with "
             "--loss-column"
         )
+    if all(curve.known_from > _STARTS_LATE * curve.steps[-1] for curve in curves):
+        raise RefineError(
+            f"{printable(curves[0].name)}: the log starts at update {curves[0].known_from + 1:,} of "
+            f"{curves[0].total_steps:,}, and the rates before are not known: name the log of its trunk too, or the "
+            "whole schedule with --prior-schedule"
+        )
     if all(_lowest(curve) >= _NO_DROP for curve in curves):
         raise RefineError(
             f"{printable(curves[0].name)}: the rate never drops, so nothing says what a decay gains; name a run that "

@@ -363,8 +363,8 @@ class LossLaw:
         longer = math.log2(first.total_steps / second.total_steps)
         variance = max(float(slope @ self.fit.covariance @ slope), 0.0) / loss**2 + calibrated.least_difference**2
         variance += (calibrated.peak * beyond) ** 2 + (calibrated.horizon * longer) ** 2
-        own = (limit for each in (first, second) for limit in limits_of_schedule(each.schedule.multiplier, self.runs))
-        half = loss * calibrated.q_difference * math.sqrt(variance) * WIDER ** len({*self.limits, *own})
+        own = any(limits_of_schedule(each.schedule.multiplier, self.runs) for each in (first, second))
+        half = loss * calibrated.q_difference * math.sqrt(variance) * WIDER ** (len(self.limits) + own)
         least = 2.0 * half / _QUANTILE
         if apart:  # by the evidence, differences across peaks below that are a tie
             least = max(least, _TIE_ACROSS_PEAKS * loss)

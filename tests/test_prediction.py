@@ -185,11 +185,14 @@ def test_a_log_that_ends_at_a_high_rate_widens_the_bars():
     assert early.predict("linear").limits[0] == early.limits[0]
 
 
-def test_a_log_of_a_branch_alone_widens_the_bars():
+def test_a_log_of_a_branch_alone_is_refused_or_widens_the_bars():
     whole = run()
     late = whole.steps > 2_400
     branch = replace(whole, steps=whole.steps[late], losses=whole.losses[late], known_from=2_400)
-    assert "no log holds the first half of its run: name that of the trunk too" in fit_loss(branch).limits
+    with pytest.raises(RefineError, match="the log starts at update 2,401 of 4,000.*name the log of its trunk too"):
+        fit_loss(branch)
+    known = replace(branch, known_from=0)  # the rates are those of a schedule that was named
+    assert "no log holds the first half of its run: name that of the trunk too" in fit_loss(known).limits
     assert fit_loss([whole, branch]).limits == ()
 
 
