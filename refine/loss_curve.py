@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import RefineError
 from .files import printable
-from .hygiene import ordered, stride
+from .hygiene import last_of_each_step, ordered, stride
 from .norms import GradientNorms
 from .prior import check_peak, logged_rates
 from .rates import every_rate
@@ -66,7 +66,7 @@ class LossCurve:
     known_from : int
         First update whose rate is logged; those before are assumed, or taken from a trunk (`stitch`).
     lost : int
-        Losses at the very end that were not finite.
+        Losses at the very end that were not finite, where they are more than ever lay between two that were.
     epochs : float or None
         Times that the training data was seen, where the log says so.
 
@@ -122,7 +122,10 @@ class LossCurve:
         if not (
             rates.min(initial=0.0) >= 0.0 and _SMALLEST <= rates.max(initial=0.0) <= _LARGEST
         ):  # then all are finite
-            raise RefineError("rates must be finite, not below 0 and not all 0; name the learning rate of every update")
+            raise RefineError(
+                f"rates must be finite, not below 0 and not all 0, their peak from {_SMALLEST:g} to {_LARGEST:g}; name "
+                "the learning rate of every update"
+            )
         if self.noise is not None and self.noise.shape != rates.shape:
             raise RefineError(f"noise has shape {self.noise.shape} and rates {rates.shape}; both must be (T,)")
 
@@ -182,13 +185,13 @@ class LossCurve:
             raise RefineError("peak_lr goes with a Schedule, and rates are absolute; leave it out")
         rated = _numbers("rates", rates)
         if rated.size == axis.size and rated.size < total:  # at the steps of the losses
-            known = np.isfinite(rated) & np.isfinite(axis)
-            labels, order = np.unique(axis[known].astype(np.int64)[::-1], return_index=True)
-            at, found = labels - int(labels.size > 0 and labels[0] > 0), rated[known][::-1][order]
+            labels, found = last_of_each_step(np.asarray(axis, dtype=np.float64), rated)
+            at = labels - int(labels.size > 0 and labels[0] > 0)
             if not at.size or found.min() < 0.0:
                 raise RefineError("rates must be finite and not below 0; name the learning rate at every loss")
             rated, assumed = every_rate(at, found, total)
-            return cls(kept, values, rated, sort, name, notes=(*notes, *assumed), lost=lost, known_from=int(at[0]))
+            known_from = min(int(at[0]), total - 1)
+            return cls(kept, values, rated, sort, name, notes=(*notes, *assumed), lost=lost, known_from=known_from)
         if total_steps is not None and rated.size != total:
             raise RefineError(f"rates have shape {rated.shape} and total_steps is {total}; give one rate an update")
         return cls(kept, values, rated, sort, name, notes=notes, lost=lost)
@@ -244,13 +247,16 @@ def sound_losses(
     steps, losses = steps[placed], losses[placed]
     notes = [_count(int(np.count_nonzero(~placed)), "without a step")]
     marks = losses == 0.0
-    if 0 < np.count_nonzero(marks) <= _SKIPPED * losses.size:  # of updates that were skipped, as loggers write them
-        notes.append(_count(int(np.count_nonzero(marks)), "0, as of a skipped update,"))
+    zeros, measured = int(np.count_nonzero(marks)), int(np.count_nonzero(np.isfinite(losses)))
+    skipped = zeros <= _SKIPPED * measured
+    if skipped:  # updates that were skipped, as loggers write them
+        notes.append(_count(zeros, "0, as of a skipped update,"))
         steps, losses = steps[~marks], losses[~marks]
-    low = np.flatnonzero(losses <= 0.0)
+    low = np.flatnonzero((losses <= 0.0) & np.isfinite(losses))
     if low.size:
+        few = "" if skipped else f", and of skipped updates at most {_SKIPPED:.0%} are 0, here {zeros} of {measured}"
         raise RefineError(
-            f"{called}: {losses[low[0]]:g} at step {steps[low[0]]:.0f}; a loss is above 0: choose another column "
+            f"{called}: {losses[low[0]]:g} at step {steps[low[0]]:.0f}; a loss is above 0{few}: choose another column "
             "with --loss-column"
         )
     finite = (losses >= _SMALLEST) & (losses <= _LARGEST)  # nan is not
@@ -263,7 +269,11 @@ def sound_losses(
     bad = np.unique(steps[~finite])
     if bad.size:
         bad = bad[~np.isin(bad, kept)]  # a resumed run may have passed it well
-    lost = int(np.count_nonzero(bad > kept[-1])) if kept.size else int(bad.size)
+    before = np.searchsorted(bad, kept)
+    lost = int(bad.size - before[-1]) if kept.size else int(bad.size)
+    # A column may hold nan wherever nothing was measured: those after its last loss are no divergence.
+    if lost <= np.diff(before).max(initial=0):
+        lost = 0
     notes.append(_count(int(bad.size), "not finite"))
     notes.append(f"{again.size} losses are superseded by later rows of their steps" if again.size else "")
     return kept, values, lost, tuple(filter(None, notes))
@@ -345,7 +355,15 @@ def _of_norms(norms: GradientNorms) -> LossCurve:
     every, assumed = every_rate(at, rates, norms.total_steps)
     name, column = norms.source.name, norms.source.columns.get("loss", "loss")
     return LossCurve(
-        kept, losses, every, "training", name, column, notes=(*notes, *assumed), known_from=int(at[0]), lost=lost
+        kept,
+        losses,
+        every,
+        "training",
+        name,
+        column,
+        notes=(*notes, *assumed),
+        known_from=min(int(at[0]), every.size - 1),
+        lost=lost,
     )
 
 

@@ -178,7 +178,7 @@ def read_prior(
 
 def check_peak(peak_lr: float | None) -> None:
     """Refuse a peak learning rate that is none."""
-    if peak_lr is not None and not (math.isfinite(peak_lr) and peak_lr > 0.0):
+    if peak_lr is not None and not (hasattr(peak_lr, "__float__") and math.isfinite(peak_lr) and peak_lr > 0.0):
         raise RefineError(f"peak_lr is {peak_lr!r}; it must be a positive number")
 
 

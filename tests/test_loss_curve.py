@@ -54,8 +54,29 @@ def test_zeros_are_marks_of_skipped_updates_where_they_are_few():
     assert kept.min() == 2.0
     assert notes == ("1 loss is 0, as of a skipped update, and left out",)
     losses[:10] = 0.0
-    with pytest.raises(RefineError, match="0 at step 0; a loss is above 0"):
+    with pytest.raises(RefineError, match="0 at step 0; a loss is above 0, .* at most 5% are 0, here 10 of 100"):
         sound_losses(np.arange(100.0), losses)
+
+
+def test_the_share_of_zeros_is_that_of_losses_not_of_empty_cells():
+    losses = np.full(1000, np.nan)
+    losses[::20] = 2.0
+    losses[:80:20] = 0.0  # 4 of 50, and of 1000 cells
+    with pytest.raises(RefineError, match="here 4 of 50"):
+        sound_losses(np.arange(1000.0), losses)
+
+
+def test_minus_infinity_is_no_negative_loss():
+    steps, losses, lost, notes = sound_losses(np.arange(4.0), np.array([3.0, -np.inf, 2.0, 1.9]))
+    assert (steps.tolist(), losses.tolist(), lost) == ([0, 2, 3], [3.0, 2.0, 1.9], 0)
+    assert notes == ("1 loss is not finite and left out",)
+
+
+def test_nan_where_nothing_was_measured_is_no_divergence():
+    steps = np.arange(1, 1001)
+    measured = np.where(steps % 30 == 0, 2.0 + 10.0 / steps, np.nan)  # the last ten rows hold none
+    assert not LossCurve.from_values(measured, steps, rates=np.ones(1000)).diverged
+    assert LossCurve.from_values(np.where(steps < 700, measured, np.nan), steps, rates=np.ones(1000)).diverged
 
 
 def test_a_run_that_diverged():
@@ -84,11 +105,30 @@ def test_a_run_that_diverged():
         ({"sort": "test"}, "it must be one of validation, training"),
         ({"total_steps": 100}, "total_steps is 100"),
         ({"steps": np.arange(40.0) * 1e7}, "steps count optimizer updates"),
+        ({"rates": np.full(4000, 1e200)}, r"their peak from 1e-30 to 1e\+30"),
+        ({"rates": linear(4000), "peak_lr": "high"}, "peak_lr is 'high'; it must be a positive number"),
     ],
 )
 def test_what_cannot_be_a_curve_is_refused(more, message):
     with pytest.raises(RefineError, match=message):
         curve(**more)
+
+
+def test_rates_at_steps_that_are_none_are_left_out():
+    steps, rates = np.arange(40.0) * 100 - 500, np.linspace(1.0, 0.1, 40)
+    found = LossCurve.from_values(np.linspace(4.0, 3.0, 40), steps, rates=rates)
+    assert (found.known_from, found.total_steps) == (0, 3400)
+    assert found.rates[::100] == pytest.approx(rates[5:39])
+    losses = np.linspace(4.0, 3.0, 40)
+    steps[20], losses[20] = 1e300, np.nan
+    assert LossCurve.from_values(losses, steps, rates=rates).rates[::100] == pytest.approx(rates[5:39])
+
+
+def test_rates_that_begin_after_the_losses_are_known_from_the_last_update():
+    losses = np.where(np.arange(40) < 20, np.linspace(4.0, 3.0, 40), np.nan)
+    late = curve(losses=losses, rates=np.where(np.arange(40) < 25, np.nan, 1.0))
+    assert (late.known_from, late.total_steps) == (1999, 2000)
+    assert stitch([late, curve()])[0].total_steps == 2000
 
 
 def test_a_branch_gets_the_rates_of_its_trunk():
