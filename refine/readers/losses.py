@@ -19,7 +19,7 @@ from ..hygiene import last_of_each_step, stride
 from ..loss_curve import LossCurve, Sort, sound_losses
 from ..prior import check_peak, given_multipliers, used_rates
 from ..rates import every_rate
-from ..schedule import Schedule, check_count
+from ..schedule import MAX_STEPS, Schedule, check_count
 from .base import Column, Facts, LossOptions, Records, SeveralRuns, quoted
 from .choose import Axis, agree, axis_of, by_name, counts_from_zero, one_run, rate_of, scaled, with_role
 from .columns import run_in_name, short_name
@@ -61,16 +61,16 @@ def choose_losses(
     if guessed:
         records = replace(records, facts=facts_of(short_name(each) for each in (*records.names, *names)))
     loss, sort, notes = _loss(records, options)
-    axis, _ = axis_of(records, options, loss, "loss")
+    axis, how = axis_of(records, options, loss, "loss")
     rate, problems = rate_of(records, options, loss)
     if guessed and axis.name is not None:
         axis = replace(axis, shift=float(counts_from_zero(axis, loss, rate)))
     steps, values = axis.of(loss), loss.values
-    notes = [*records.notes, *notes]
+    notes = [*records.notes, *notes, *how]
     what = loss_name(loss.name)
     if what is not None and what.perplexity:
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.where(values > 0.0, np.log(values), np.where(values <= 0.0, 0.0, np.nan))
+            values = np.where(values > 0.0, np.log(values), values)
         notes.append(f'"{printable(loss.name)}" is a perplexity: the losses are its logarithms')
     kept, losses, lost, left = sound_losses(steps, values, f'column "{printable(loss.name)}"')
     if not kept.size:
@@ -219,8 +219,8 @@ def _of_companion(
         runs = {run_in_name(column.name) for column in other.columns} - {None}
         if run is not None and runs and run not in runs:
             raise RefineError(
-                f'the losses are those of run "{printable(run)}", and the learning rates of {quoted(map(str, runs))}: '
-                "export both of one run"
+                f'the losses are those of run "{printable(run)}", and the learning rates of '
+                f"{quoted(sorted(filter(None, runs)))}: export both of one run"
             )
         other = one_run(other, replace(options, run=options.run or run), with_role("lr", other))
     rate, _ = rate_of(other, options if options.lr_column in other.names else replace(options, lr_column=None), loss)
@@ -234,6 +234,11 @@ def _total(records: Records, options: LossOptions, given: Given, last: int, rate
     """Updates of the run: what the caller says, the plan where the log ends with it, else where the log ends."""
     if options.logged_steps is not None:
         return check_count("logged_steps", options.logged_steps, least=max(last, 1))
+    if rated > MAX_STEPS:
+        raise RefineError(
+            f"a learning rate is logged at step {rated}; steps count optimizer updates, and {MAX_STEPS} are the limit: "
+            "choose another with --step-column"
+        )
     end, plan = max(last, rated, 1), records.planned_steps
     near = plan is not None and end <= plan <= end + (stride(kept) if kept.size > 1 else 0)
     return plan if plan is not None and (near or (given.prior_schedule is not None and plan >= end)) else end
@@ -264,6 +269,7 @@ def _every(
         raise RefineError(f"the log holds no learning rates{told}; columns: {listed}; {remedy}")
     every, notes = every_rate(at, rates, total, set_warmup)
     if given.peak_lr is not None:
+        peak = float(every.max())  # it may lie between two rows
         every = every * (given.peak_lr / peak)
         notes += (f"the peak learning rate is {given.peak_lr:g}, as given; the log says {peak:g}",)
     return every, min(int(at[0]), total - 1), notes

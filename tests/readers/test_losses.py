@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,9 +6,6 @@ import pytest
 
 from refine import RefineError, read_losses
 from refine.loss_curve import as_curves
-
-SHARED = Path(__file__).parents[3] / "shared"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared logs")
 
 STEPS = np.arange(1, 401)
 RATES = np.minimum(STEPS / 40, (401 - STEPS) / 361) * 1e-3
@@ -93,6 +89,72 @@ def test_two_charts_of_one_run(table):
         read_losses(losses)
 
 
+def test_charts_of_two_runs(table):
+    runs = ("calm-sun-2", "jolly-frog-1")
+    losses = table("l.csv", Step=STEPS, **{f"{run} - train/loss": LOSSES + i for i, run in enumerate(runs)})
+    rates = table("r.csv", Step=STEPS, **{f"{run} - train/lr": RATES / (i + 1) for i, run in enumerate(runs)})
+    calm, jolly = as_curves([losses, rates])
+    assert jolly.losses == pytest.approx(LOSSES + 1)
+    assert (calm.rates, jolly.rates) == (pytest.approx(RATES), pytest.approx(RATES / 2))
+    assert any('"Step" of W&B counts calls of wandb.log' in note for note in jolly.notes)
+    with pytest.raises(RefineError, match='the log holds 2 runs: "calm-sun-2", "jolly-frog-1"'):
+        read_losses(losses, rates)
+    others = {f"{run} - train/lr": RATES for run in ("d", "b", "a", "c")}
+    with pytest.raises(RefineError, match='the learning rates of "a", "b", "c", "d": export both of one run'):
+        read_losses(losses, table("o.csv", Step=STEPS, **others), run="calm-sun-2")
+
+
+def test_which_of_two_step_columns_is_told(table):
+    found = read_losses(table(step=STEPS, iteration=2 * STEPS, loss=LOSSES, lr=RATES))
+    assert 'steps are from "step", not from "iteration": --step-column chooses' in found.notes
+
+
+def test_a_given_peak_is_that_of_the_curve(table):
+    """Though no row shows the peak: rates that fall from the first update, logged every tenth."""
+    falling = 1e-3 * (1 - (STEPS - 1) / 400)
+    found = read_losses(table(step=STEPS[EVERY], loss=LOSSES[EVERY], lr=falling[EVERY]), peak_lr=2e-3)
+    assert found.rates == pytest.approx(2 * falling)
+    assert "the peak learning rate is 0.002, as given; the log says 0.001" in found.notes
+
+
+def test_a_rate_at_a_step_beyond_all_updates_is_refused(table):
+    path = table(step=[*STEPS, 10**15], loss=[*LOSSES, np.nan], lr=[*RATES, 1e-4])
+    with pytest.raises(RefineError, match="a learning rate is logged at step 1000000000000000; .* 50000000"):
+        read_losses(path)
+
+
+def test_megatrons_marks_of_skipped_updates(tmp_path):
+    line = (
+        " iteration {:8d}/     400 | consumed samples: {} | learning rate: {:.6E} | lm loss: {:.6E} | grad norm: 0.3 |"
+    )
+    path = tmp_path / "out.log"
+
+    def log(skipped):
+        rows = zip(STEPS, RATES, np.where(np.isin(STEPS, skipped), 0.0, LOSSES), strict=True)
+        path.write_text("".join(line.format(s, 16 * s, rate, loss) + "\n" for s, rate, loss in rows))
+        return path
+
+    found = read_losses(log([137, 138]))
+    assert (found.steps.size, found.losses.min() > 2.0) == (398, True)
+    assert "2 losses are 0, as of a skipped update, and left out" in found.notes
+    with pytest.raises(RefineError, match="0 at step 100; .* at most 5% are 0, here 21 of 400"):
+        read_losses(log(np.arange(100, 121)))
+
+
+def test_a_table_as_nanogpt_logs_it(table):
+    steps = np.arange(0, 2001, 100)
+    held_out = 2.0 + 1.0 / (1.0 + steps / 200)
+    rates = np.minimum((steps + 1) / 200, 1.0) * 6e-4
+    found = read_losses(table(iter=steps, **{"train/loss": held_out - 0.1, "val/loss": held_out, "lr": rates}))
+    assert (found.sort, found.column, found.steps.tolist()) == ("validation", "val/loss", steps.tolist())
+    assert found.rates[steps[:-1]] == pytest.approx(rates[:-1])
+
+
+def test_a_run_that_ended_in_nan(table):
+    assert read_losses(table(step=STEPS, loss=np.where(STEPS < 350, LOSSES, np.inf), lr=RATES)).diverged
+    assert not read_losses(table("b.csv", step=STEPS, loss=LOSSES, lr=RATES)).diverged
+
+
 def test_rates_of_a_schedule_that_is_named(table):
     path = table(step=STEPS, loss=LOSSES)
     found = read_losses(path, prior_schedule="linear:warmup_steps=40", peak_lr=2e-3)
@@ -115,6 +177,7 @@ def test_perplexities_become_losses(table):
         ({"smooth_loss": LOSSES}, {}, "is a running average by name, which lags behind the loss"),
         ({"ema_loss": LOSSES}, {"loss_column": "ema_loss"}, "is a running average by name"),
         ({"loss": -LOSSES}, {}, "a loss is above 0"),
+        ({"val_ppl": np.where(STEPS == 9, -5.0, np.exp(LOSSES))}, {}, "-5 at step 9; a loss is above 0"),
         ({"val_loss": LOSSES, "test_loss": 2 * LOSSES}, {}, "2 columns may be the loss of held-out data"),
         ({"loss": LOSSES}, {"loss_column": "los"}, 'no column is called "los"'),
         ({"loss": np.full(400, np.nan)}, {}, "no column is known to be a loss|holds no finite loss"),
@@ -179,9 +242,8 @@ def test_the_recorders_own_log(root):
     assert found.peak_lr == pytest.approx(0.004)
 
 
-@needs_shared
-def test_a_branch_and_its_trunk_of_a_real_run():
-    folder = SHARED / "llm-runs" / "grad_norm"
+def test_a_branch_and_its_trunk_of_a_real_run(shared):
+    folder = shared / "llm-runs" / "grad_norm"
     trunk, branch = as_curves([str(folder / f"{name}_lr0.0005_T50000.csv") for name in ("const", "wsd0.2")])
     assert branch.steps[0] == 40_050
     assert branch.peak_lr == pytest.approx(5e-4)
@@ -189,10 +251,11 @@ def test_a_branch_and_its_trunk_of_a_real_run():
     assert branch.rates[[299, 20_000, 39_000]] == pytest.approx(5e-4)
 
 
-@needs_shared
 @pytest.mark.parametrize("size", ["25M", "100M"])
-def test_curves_that_start_after_their_warmup(size):
-    for path in sorted((SHARED / "mpl-curves" / size).glob("*.csv")):
+def test_curves_that_start_after_their_warmup(shared, size):
+    paths = sorted((shared / "mpl-curves" / size).glob("*.csv"))
+    assert paths
+    for path in paths:
         found = read_losses(path)
         assert found.peak_lr == pytest.approx(3e-4, rel=1e-3)
         assert 2_100 < found.warmup_steps < 2_200
