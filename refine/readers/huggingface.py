@@ -93,10 +93,13 @@ def _read_state(log: Log, options: ReadOptions) -> Records:
 
 
 def _alignment(rows: Sequence[Mapping[str, Any]], total: int | None) -> LrAlignment:
-    """`lr_alignment` of the train rows; where that is open, losses that only transformers 5 writes decide."""
+    """`lr_alignment` of the train rows; where that is open, losses that only transformers 5 writes decide.
+
+    Rows without norms, as before transformers 4.38, tell by their rates alone.
+    """
     train = [row for row in rows if "grad_norm" in row]
     sound = [row for row in train if 0.0 < (number(row["grad_norm"]) or 0.0) < math.inf]
-    points = [(number(row.get("step")), number(row.get("learning_rate"))) for row in sound]
+    points = [(number(row.get("step")), number(row.get("learning_rate"))) for row in (sound if train else rows)]
     found = lr_alignment([(t, rate) for t, rate in points if t is not None and rate is not None], total)
     since_5 = any(set(row) == _TRAIN_ROW and _unrounded(row["loss"]) for row in sound)
     if found == "this_step" and len(sound) < len(train) and not since_5:

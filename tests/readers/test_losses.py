@@ -141,6 +141,15 @@ def test_megatrons_marks_of_skipped_updates(tmp_path):
         read_losses(log(np.arange(100, 121)))
 
 
+def test_rates_of_the_next_step_are_told_without_norms(tmp_path):
+    """As transformers logged them before 4.51, and before 4.38 without norms."""
+    rates = 1e-3 * (1 - STEPS / 400)
+    rows = [{"epoch": 1.0, "learning_rate": rates[s - 1], "loss": LOSSES[s - 1], "step": int(s)} for s in STEPS[EVERY]]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"global_step": 400, "max_steps": 400, "log_history": rows}))
+    assert read_losses(path).rates == pytest.approx(1e-3 * (1 - (STEPS - 1) / 400))
+
+
 def test_a_table_as_nanogpt_logs_it(table):
     steps = np.arange(0, 2001, 100)
     held_out = 2.0 + 1.0 / (1.0 + steps / 200)
