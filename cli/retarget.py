@@ -83,7 +83,7 @@ def retarget(
         lines = [f"{printable(schedule)}: {old.total_steps:,} updates become {new.total_steps:,}, {warmup}"]
         lines += paragraph("assumed", "the shape over the fraction of training suits the new length too")
         for name, loss in losses.items():
-            what = f"predicted {name}, {loss.total_steps:,} updates: {loss.final_loss:.4g} +- {loss.bar:.2g}"
+            what = f"predicted {name}, {loss.total_steps:,} updates: {loss.words}"
             lines += paragraph("loss", what)
         return "\n".join([*lines, *(line for text in advice for line in paragraph("peak", text))])
 

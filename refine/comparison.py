@@ -248,7 +248,7 @@ def compare(
         )
         for name, schedule in schedules.items()
     ]
-    if norms is not None and norms.loss is not None and norms.pool is None:
+    if norms is not None:
         losses = foretell(norms, {name: (schedule, None) for name, schedule in schedules.items()})
         told = {name: (found.final_loss, found.low, found.high) for name, found in losses.items()}
         rows = [Compared(*astuple(row)[:7], *told.get(row.name, ())) for row in rows]

@@ -111,8 +111,8 @@ class Continuation:
     def _losses(self) -> str:
         this, line = self.predicted["this tail"], self.predicted["straight line"]
         return (
-            f"predicted after the last update: {this.final_loss:.4g} +- {this.bar:.2g}; annealing in a straight line "
-            f"from now on {line.final_loss:.4g} +- {line.bar:.2g} (refine predict)"
+            f"predicted after the last update: {this.words}; annealing in a straight line from now on {line.words} "
+            "(refine predict)"
         )
 
     def _rate(self, multiplier: float) -> str:
@@ -215,7 +215,7 @@ def continue_run(
             "--cooldown-steps starts at the present rate"
         )
     predicted = {}
-    if norms.loss is not None and norms.pool is None and peak is not None:
+    if peak is not None:
         line = np.concatenate([run.done, run.done[-1] * np.arange(left, 0, -1) / left])
         both = {"this tail": multiplier, "straight line": line}
         rated = {n: (Schedule.from_rates(rates), peak / top * float(rates.max())) for n, rates in both.items()}

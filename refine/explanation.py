@@ -362,7 +362,7 @@ def _peak(result: Refinement) -> str:
 
 def _loss(result: Refinement) -> str:
     law = law_of(result.norms)
-    ends = ", ".join(f"{name} {found.final_loss:.4g} +- {found.bar:.2g}" for name, found in result.predicted.items())
+    ends = ", ".join(f"{name} {found.words}" for name, found in result.predicted.items())
     fits = "" if law is None else f"{law.formula}, which fits the log's own losses to {law.rms:.2%}; "
     return f"{fits}predicted at the suggested peaks: {ends}; it decides nothing here"
 

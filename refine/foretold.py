@@ -17,6 +17,8 @@ __all__ = ["foretell", "law_of", "to_dicts", "why_not"]
 @lru_cache(maxsize=2)
 def _fitted(norms: GradientNorms) -> LossLaw | str:
     """The law of the losses beside norms, or why there is none; kept, as text, JSON and figure each ask."""
+    if norms.pool is not None:
+        return "the losses of pooled logs are a median of runs, and those of no run"
     try:
         return fit_loss(norms)
     except RefineError as error:

@@ -100,7 +100,7 @@ def choose(
         raise RefineError(f"target_loss is {target_loss:g}; it goes with the choice of a horizon: leave it out")
     steps = law.longest.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
     if what == "horizon":
-        return _horizon(law, total_steps, peak_lr, target_loss)
+        return _horizon(law, steps, peak_lr, target_loss)
     chosen: dict[str, Callable[[LossLaw, int, float | None], Choice]] = {
         "cooldown": _cooldown,
         "peak": _peak,
@@ -176,8 +176,7 @@ def _peak(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
         for factor in _PEAKS
     ]
     table = rows_of(law, found, found[_PEAKS.index(1.0)])
-    best = table.rows[0].prediction
-    verdict = law.difference(best, found[_PEAKS.index(1.0)]).verdict
+    best, verdict = table.rows[0].prediction, table.rows[0].difference.verdict
     headline = f"{best.peak_lr:.3g} with linear decay over {steps:,} updates: {best.final_loss:.4f} +- {best.bar:.4f}"
     if best.peak_lr == base:
         headline += "; the law sees no better peak within a factor of 4"
@@ -187,8 +186,7 @@ def _peak(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     return Choice("peak", headline, table, advice, {"peak_lr": best.peak_lr, "verdict": verdict})
 
 
-def _horizon(law: LossLaw, total_steps: int | None, peak_lr: float | None, target: float | None) -> Choice:
-    base = law.longest.total_steps if total_steps is None else total_steps
+def _horizon(law: LossLaw, base: int, peak_lr: float | None, target: float | None) -> Choice:
     if target is None:
         found = [_linear(law, max(round(base * factor), 2), peak_lr, CURVE_POINTS) for factor in _HORIZONS]
         table = rows_of(law, found, found[1])

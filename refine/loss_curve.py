@@ -345,7 +345,7 @@ def as_curves(logs: CurveLike | Sequence[CurveLike], **read: Any) -> list[LossCu
 
 def _of_norms(norms: GradientNorms) -> LossCurve:
     """The losses and rates that stand beside norms."""
-    at, rates = logged_rates(norms)
+    at, rates = logged_rates(norms) if norms.loss is not None else (np.zeros(0, dtype=np.int64), np.zeros(0))
     if norms.loss is None or not rates.any():
         missing = "losses" if norms.loss is None else "learning rates above 0"
         raise RefineError(

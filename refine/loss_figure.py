@@ -53,8 +53,7 @@ def plot_predictions(table: LossTable) -> Figure:
         if len(rows) <= _COLOURED or row is rows[0] or row.is_reference:
             upper.fill_between(found.steps, found.lower, found.upper, color=colour, alpha=0.13, linewidth=0.0)
         t = _thinned(found.total_steps)
-        rates = found.schedule.multiplier[t] * found.peak_lr
-        lower.plot(t, rates, color=colour, linestyle=dashes, linewidth=0.8 if plain else 1.4)
+        lower.plot(t, found.rates[t], color=colour, linestyle=dashes, linewidth=0.8 if plain else 1.4)
     longest = max(row.prediction.total_steps for row in rows)
     low, high = _range(table, longest)
     upper.set(ylabel=f"{table.law.runs[0].sort} loss", xlim=(0, longest), ylim=(low, high))

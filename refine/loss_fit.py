@@ -73,6 +73,8 @@ class Fit:
     weights : (n,)
         What is left of every point of all curves, in order: below 1 where the fit is not robust to it.
     curves : tuple of Points
+    views : tuple of View
+        Of the curves.
     """
 
     law: Law
@@ -82,6 +84,7 @@ class Fit:
     longest: float
     weights: Array
     curves: tuple[Points, ...]
+    views: tuple[View, ...]
 
     @property
     def exponents(self) -> dict[str, float]:
@@ -100,20 +103,20 @@ class Fit:
         """Derivatives of `losses` by L0, A, B and the exponents' z; shape (n, 3 + m)."""
         columns = _columns(self.law, self.z, [view], self.longest)
         moved = [
-            (_columns(self.law, z, [view], self.longest) - columns) @ self.coefficients / _STEP for z in _moved(self.z)
+            (_columns(self.law, z, [view], self.longest) - columns) @ self.coefficients / _STEP
+            for z in self.z + _STEP * np.eye(self.z.size)
         ]
         return np.column_stack([columns, *moved])
 
     @cached_property
-    def views(self) -> tuple[View, ...]:
-        """The fitted curves."""
-        return tuple(self.view(points.rates, points.at, points.noise) for points in self.curves)
+    def fitted(self) -> Array:
+        """The law's losses at the points of all curves; shape (n,)."""
+        return np.concatenate([self.losses(view) for view in self.views])
 
     @cached_property
     def residuals(self) -> Array:
         """Fitted over measured loss, its logarithm, of all curves; shape (n,)."""
-        fitted = np.concatenate([self.losses(view) for view in self.views])
-        return np.asarray(np.log(fitted / np.concatenate([points.losses for points in self.curves])))
+        return np.asarray(np.log(self.fitted / np.concatenate([points.losses for points in self.curves])))
 
     @property
     def residuals_by_curve(self) -> list[Array]:
@@ -126,19 +129,17 @@ class Fit:
 
         A coefficient at 0 is taken as known.
         """
-        fitted = np.concatenate([self.losses(view) for view in self.views])
         sigma = np.concatenate([points.sigma for points in self.curves])
         share = np.concatenate([np.full(p.at.size, min(1.0, _COUNT_OF_BARS / p.at.size)) for p in self.curves])
-        rows = np.concatenate([self.gradient(view) for view in self.views]) / fitted[:, None]
+        rows = np.concatenate([self.gradient(view) for view in self.views]) / self.fitted[:, None]
         rows *= (np.sqrt(share) * self.weights / sigma)[:, None]
         free = np.concatenate((self.coefficients > 0.0, np.ones(self.z.size, dtype=bool)))
         prior = np.diag(np.concatenate((np.zeros(3), np.ones(self.z.size)))[free])
         scale = np.maximum(np.linalg.norm(rows[:, free], axis=0), 1.0)
         inner = rows[:, free] / scale
         found = np.zeros((free.size, free.size))
-        found[np.ix_(free, free)] = np.linalg.pinv(inner.T @ inner + prior / np.outer(scale, scale)) / np.outer(
-            scale, scale
-        )
+        scales = np.outer(scale, scale)
+        found[np.ix_(free, free)] = np.linalg.pinv(inner.T @ inner + prior / scales) / scales
         return found
 
 
@@ -163,7 +164,7 @@ def fit_points(curves: Sequence[Points], law: Law) -> Fit:
     """
     reference = max(float(points.rates.max()) for points in curves)
     longest = float(max(points.rates.size for points in curves))
-    views = [View.of(cut(p.rates, reference, p.at, p.noise), p.at) for p in curves]
+    views = tuple(View.of(cut(p.rates, reference, p.at, p.noise), p.at) for p in curves)
     losses = np.concatenate([points.losses for points in curves])
     sigma = np.concatenate([points.sigma for points in curves])
     full = np.concatenate([np.full(p.at.size, np.sqrt(p.share)) for p in curves]) / sigma
@@ -189,7 +190,7 @@ def fit_points(curves: Sequence[Points], law: Law) -> Fit:
             weights = np.sqrt(np.minimum(1.0, _HUBER / np.maximum(off, _HUBER)))
         found.append((cost, z, solved(z)[0], weights))
     _, z, coefficients, weights = min(found, key=lambda each: each[0])
-    return Fit(law, z, coefficients, reference, longest, weights, tuple(curves))
+    return Fit(law, z, coefficients, reference, longest, weights, tuple(curves), views)
 
 
 def non_negative(columns: Array, target: Array) -> Array:
@@ -230,10 +231,6 @@ def _columns(law: Law, z: Array, views: Sequence[View], longest: float) -> Array
     noise = np.concatenate([law.term(view, exponents, longest) for view in views])
     least = np.finfo(np.float64).tiny
     return np.column_stack([np.ones_like(noise), np.maximum(progress, least) ** -exponents["alpha"], noise])
-
-
-def _moved(z: Array) -> Array:
-    return np.asarray(z + _STEP * np.eye(z.size))
 
 
 def _descend(residual: Callable[[Array], Array], z: Array, free: NDArray[np.bool_]) -> tuple[Array, float]:

@@ -61,6 +61,10 @@ class Blocks:
     noise: Array
     warmup: int
 
+    def grown(self, power: float = 1.0) -> Array:
+        """Sum of the rates to a power up to each edge, the area for 1; shape (m + 1,)."""
+        return np.concatenate(([0.0], np.cumsum(self.rates**power * np.diff(self.edges))))
+
 
 def cut(rates: Array, reference: float, at: Array, noise: Array | None = None, *, most: int = _MOST_BLOCKS) -> Blocks:
     """Cut a schedule into blocks of (nearly) constant rate, finer where the rate changes and just before ``at``.
@@ -129,7 +133,7 @@ class View:
     @classmethod
     def of(cls, blocks: Blocks, at: Array) -> View:
         """Look at a schedule after ``at`` updates each."""
-        area = np.concatenate(([0.0], np.cumsum(blocks.rates * np.diff(blocks.edges))))
+        area = blocks.grown()
         level = blocks.rates * blocks.noise
         steps = np.diff(level, prepend=0.0, append=0.0)
         kept = steps != 0.0
@@ -138,9 +142,7 @@ class View:
 
     def progress(self, power: float, longest: float) -> Array:
         """P after each of ``at`` updates; shape (n,)."""
-        blocks = self.blocks
-        grown = np.concatenate(([0.0], np.cumsum(blocks.rates**power * np.diff(blocks.edges)))) / longest
-        return np.asarray(np.interp(self.at, blocks.edges, grown))
+        return np.asarray(np.interp(self.at, self.blocks.edges, self.blocks.grown(power) / longest))
 
     def rate(self) -> Array:
         """Rate of the update before ``at``; shape (n,)."""
@@ -154,7 +156,7 @@ class View:
         kept = fall != 0.0
         edges = blocks.edges[1:-1][blocks.warmup :][kept]
         rates = np.maximum(blocks.rates[1:][blocks.warmup :][kept], _LEAST_RATE)
-        grown = np.concatenate(([0.0], np.cumsum(blocks.rates * np.diff(blocks.edges))))
+        grown = blocks.grown()
         done, then = np.interp(self.at, blocks.edges, grown), np.interp(edges, blocks.edges, grown)
         updates = np.maximum(self.at[:, None] - edges, 0.0)
         return fall[kept], rates, updates, np.maximum(done[:, None] - then, 0.0)

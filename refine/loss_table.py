@@ -159,7 +159,7 @@ class LossTable:
         for name in (n for n in _OTHERS if n != self.law.fit.law.name):
             law = fit_loss(self.law.runs, law=name)
             heads.append(name)
-            columns.append([law.final_loss(r.prediction.schedule.multiplier * r.prediction.peak_lr) for r in self.rows])
+            columns.append([law.final_loss(row.prediction.rates) for row in self.rows])
         cells = [("by law", self.law.fit.law.name, *heads)]
         for number, row in enumerate(self.rows):
             values = (row.prediction.final_loss, *(column[number] for column in columns))

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -118,6 +118,16 @@ class Prediction:
     def bar(self) -> float:
         """Half of the width of the 90 % interval, where that is not cut at 0."""
         return self.high - self.final_loss
+
+    @property
+    def words(self) -> str:
+        """Final loss and bar, as text."""
+        return f"{self.final_loss:.4g} +- {self.bar:.2g}"
+
+    @property
+    def rates(self) -> Array:
+        """Learning rate of every update, shape (T,)."""
+        return self.schedule.multiplier * self.peak_lr
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +243,7 @@ class LossLaw:
         """Root mean square of the fitted over the measured losses, less 1."""
         return float(np.sqrt(np.mean(self.fit.residuals**2)))
 
-    @property
+    @cached_property
     def limits(self) -> tuple[str, ...]:
         """What limits every prediction of this law; each makes all bars wider by half."""
         return tuple(limits_of_fit(self.fit, self.runs))
@@ -354,7 +364,7 @@ class LossLaw:
         See `fit_loss`.
         """
         first, second = (x if isinstance(x, Prediction) else self.predict(x, points=1) for x in (a, b))
-        views = [self._end(prediction) for prediction in (first, second)]
+        views = [self._end(prediction.rates) for prediction in (first, second)]
         value, loss = first.final_loss - second.final_loss, second.final_loss
         slope = (self.fit.gradient(views[0]) - self.fit.gradient(views[1]))[0]
         calibrated = calibration()
@@ -389,17 +399,15 @@ class LossLaw:
 
     def final_loss(self, rates: Array) -> float:
         """Predicted loss after the last update at these rates, (T,), without an interval: for searches."""
-        return float(self.fit.losses(self.fit.view(rates, np.array([float(rates.size)]), self.noise_of(rates.size)))[0])
+        return float(self.fit.losses(self._end(rates))[0])
 
     @property
     def _last_residual(self) -> float:
         """By how much the law lies above the last four losses of the longest run, in the logarithm."""
         return float(np.mean(self.fit.residuals_by_curve[self.runs.index(self.longest)][-_ANCHORS:]))
 
-    def _end(self, prediction: Prediction) -> View:
-        steps = prediction.total_steps
-        rates = prediction.schedule.multiplier * prediction.peak_lr
-        return self.fit.view(rates, np.array([float(steps)]), self.noise_of(steps))
+    def _end(self, rates: Array) -> View:
+        return self.fit.view(rates, np.array([float(rates.size)]), self.noise_of(rates.size))
 
     def _peak(self, peak_lr: float | None) -> float:
         check_peak(peak_lr)

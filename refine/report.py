@@ -297,7 +297,7 @@ def _loss(result: Refinement, *, brief: bool = False) -> str:
     if brief:
         widest = max(predicted[name].bar for name in names)
         return f"{', '.join(f'{name} {predicted[name].final_loss:.4g}' for name in names)} (+- {widest:.2g})"
-    told = ", ".join(f"{name} {predicted[name].final_loss:.4g} +- {predicted[name].bar:.2g}" for name in names)
+    told = ", ".join(f"{name} {predicted[name].words}" for name in names)
     return f"predicted: {told}"
 
 

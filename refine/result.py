@@ -188,8 +188,7 @@ class Refinement:
         """
         from .foretold import foretell
 
-        own = self.norms.loss is not None and self.norms.pool is None
-        return foretell(self.norms, {n: (s, self.peak_lr(n)) for n, s in self.schedules.items()}) if own else {}
+        return foretell(self.norms, {n: (s, self.peak_lr(n)) for n, s in self.schedules.items()})
 
     @property
     def weights(self) -> NDArray[np.float64]:
