@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import RefineError
 from .files import printable
 from .hygiene import last_of_each_step, ordered, stride
-from .norms import GradientNorms
+from .norms import GradientNorms, numbers
 from .prior import check_peak, logged_rates
 from .rates import every_rate
 from .schedule import MAX_STEPS, Schedule, check_count
@@ -169,9 +169,9 @@ class LossCurve:
         [0.2, 0.2, 0.15, 0.1]
         """
         check_peak(peak_lr)
-        values = _numbers("losses", losses)
+        values = numbers("losses", losses)
         every = check_count("every", every, least=1)
-        axis = np.arange(1, values.size + 1) * float(every) if steps is None else _numbers("steps", steps)
+        axis = np.arange(1, values.size + 1) * float(every) if steps is None else numbers("steps", steps)
         kept, values, lost, notes = sound_losses(np.asarray(axis, dtype=np.float64), values)
         last = int(kept[-1]) if kept.size else 0
         total = last if total_steps is None else check_count("total_steps", total_steps, least=max(last, 1))
@@ -183,7 +183,7 @@ class LossCurve:
             return cls(kept, values, rated, sort, name, notes=notes, lost=lost)
         if peak_lr is not None:
             raise RefineError("peak_lr goes with a Schedule, and rates are absolute; leave it out")
-        rated = _numbers("rates", rates)
+        rated = numbers("rates", rates)
         if rated.size == axis.size and rated.size < total:  # at the steps of the losses
             labels, found = last_of_each_step(np.asarray(axis, dtype=np.float64), rated)
             at = labels - int(labels.size > 0 and labels[0] > 0)
@@ -281,16 +281,6 @@ def sound_losses(
 
 def _count(count: int, what: str) -> str:
     return "" if not count else f"{count} {'loss is' if count == 1 else 'losses are'} {what} and left out"
-
-
-def _numbers(name: str, values: npt.ArrayLike) -> NDArray[np.float64]:
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind in "bcmMV":
-            raise TypeError(f"their type is {array.dtype}")
-        return array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise RefineError(f"{name} must be an array of numbers: {printable(error)}") from None
 
 
 def as_curves(logs: CurveLike | Sequence[CurveLike], **read: Any) -> list[LossCurve]:

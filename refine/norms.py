@@ -17,7 +17,7 @@ from .refinement import OptimizerFamily
 from .schedule import Schedule, check_count
 from .smoothing import smooth
 
-__all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source", "Travel"]
+__all__ = ["Clipping", "GradientNorms", "LrAlignment", "NormKind", "Pool", "Source", "Travel", "numbers"]
 
 Number = TypeVar("Number", np.float64, np.int64)
 
@@ -83,14 +83,14 @@ def _own(column: npt.ArrayLike, kind: type[Number]) -> NDArray[Number]:
     return np.array(column, dtype=kind)
 
 
-def _numbers(name: str, column: npt.ArrayLike) -> NDArray[np.float64]:
+def numbers(name: str, column: npt.ArrayLike) -> NDArray[np.float64]:
     """A column as float64, nan where it is masked; what float64 would make numbers of, dates for one, is refused."""
     try:
         array = np.asanyarray(column)
         if array.dtype.kind in "bcmMV":
             raise TypeError(f"their type is {array.dtype}")
-        numbers = array.astype(np.float64)
-        return numbers.filled(np.nan) if isinstance(numbers, np.ma.MaskedArray) else np.asarray(numbers)
+        floats = array.astype(np.float64)
+        return floats.filled(np.nan) if isinstance(floats, np.ma.MaskedArray) else np.asarray(floats)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise RefineError(f"{name} must be an array of numbers: {printable(error)}") from None
 
@@ -270,8 +270,8 @@ class GradientNorms:
         """
         if isinstance(values, Schedule):
             raise RefineError("norms is a Schedule; it must be the gradient norms of a run: read_norms reads a log")
-        raw = _numbers("norms", values)
-        given = None if steps is None else _numbers("steps", steps)
+        raw = numbers("norms", values)
+        given = None if steps is None else numbers("steps", steps)
         if raw.ndim != 1:
             raise RefineError(
                 f"norms have shape {raw.shape}; they must be (n,), one a logged update: "
