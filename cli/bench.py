@@ -16,8 +16,9 @@ from .options import engine_options
 if TYPE_CHECKING:
     from refine.bench.runner import Progress
 
-_HALVES = ("convex-choose", "deep-choose", "convex-confirm", "deep-confirm")
-_SUITES = ("smoke", "convex", "deep", *_HALVES, "paper")
+_KINDS = ("convex", "deep", "changing", "changing-deep", "peaks")
+_HALVES = tuple(f"{kind}-{half}" for half in ("choose", "confirm") for kind in _KINDS)
+_SUITES = ("smoke", "convex", "deep", *_HALVES, "peaks-deep", "paper")
 _OF_TRAINING = ("store", "scale", "only", "engine", "address", "jobs")
 _OF_PAPER = ("logs", "out", "force")
 

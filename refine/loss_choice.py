@@ -139,13 +139,16 @@ def held(weights: NDArray[np.float64], k: float, warmup_steps: int = 0) -> NDArr
     return with_warmup(multiplier / top, warmup_steps) * top
 
 
-def hold(law: LossLaw, total_steps: int, peak_lr: float) -> tuple[float, NDArray[np.float64]]:
+def hold(
+    law: LossLaw, total_steps: int, peak_lr: float, weights: NDArray[np.float64] | None = None
+) -> tuple[float, NDArray[np.float64]]:
     """The k of the `held` schedule with the least predicted loss, from 1/4 to 100, and its multipliers, (T,).
 
     A search over one scalar; O(T) each.
     """
-    noise = law.noise_of(total_steps)
-    weights = np.ones(total_steps) if noise is None else 1.0 / noise
+    if weights is None:
+        noise = law.noise_of(total_steps)
+        weights = np.ones(total_steps) if noise is None else 1.0 / noise
     warmup = min(law.longest.warmup_steps, total_steps // 2)
 
     def predicted(log_k: float) -> float:

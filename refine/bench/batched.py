@@ -62,8 +62,8 @@ def train(
     rule = (_Sgd if optimizer.family == "sgd" else _Adam)(optimizer, parameters)
     logged: list[Tensor] = []
     with torch.no_grad():
-        for step in steps:
-            parts = [task.batch(generator) for generator in generators]
+        for number, step in enumerate(steps):
+            parts = [task.batch(generator, number / len(steps)) for generator in generators]
             batch = tuple(torch.stack(part) for part in zip(*parts, strict=True))
             with torch.enable_grad():
                 losses, gradients = task.gradients(parameters, batch)
@@ -78,6 +78,7 @@ def train(
                     gradient.mul_(_as(scale, gradient))
             rule.update(parameters, gradients, step)
         train_losses, test_losses = task.evaluate(parameters)
+        errors = task.error(parameters)
     logs = torch.stack(logged).double().cpu().numpy() if record else None
     seconds = (time.perf_counter() - started) / rates.size
     return [
@@ -87,6 +88,7 @@ def train(
                 None if test_losses is None else finite(test_losses[s, a]),
                 seconds,
                 None if logs is None else Log(*logs[:, :, s, a].T),
+                None if errors is None else float(errors[s, a]),
             )
             for a in range(rates.shape[1])
         ]

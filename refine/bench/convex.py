@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .noise import STEADY, WRONG, Noise
 from .task import Parameters, Task
 
 __all__ = ["SoftmaxRegression"]
@@ -27,14 +28,23 @@ class SoftmaxRegression(Task):
     features : ndarray, shape (n, d)
     labels : ndarray of int, shape (n,)
     device : torch device
+    noise : Noise, optional
+        What changes during a run; then a tenth of the labels is wrong all the time, always the same ones.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, device: Any = "cpu") -> None:
+    def __init__(
+        self, features: np.ndarray, labels: np.ndarray, device: Any = "cpu", noise: Noise | None = None
+    ) -> None:
+        self.noise = noise or STEADY
+        classes = int(labels.max()) + 1
+        if noise is not None:
+            fixed = np.random.default_rng(0)
+            labels = np.where(fixed.random(len(labels)) < WRONG, fixed.integers(classes, size=len(labels)), labels)
         spread = features.std(axis=0)
         scaled = (features - features.mean(axis=0)) / np.where(spread > 0.0, spread, 1.0)
         self.x = torch.tensor(np.column_stack([scaled, np.ones(len(scaled))]), dtype=torch.float32, device=device)
         self.y = torch.tensor(labels, device=device)
-        self.shape = self.x.shape[1], int(labels.max()) + 1
+        self.shape = self.x.shape[1], classes
 
     def start(self, seed: int) -> Parameters:
         """W = 0, whatever the seed."""
@@ -46,10 +56,11 @@ class SoftmaxRegression(Task):
         flat = torch.zeros(len(seeds), features, arms, classes, device=self.x.device)
         return {"w": flat.permute(0, 2, 1, 3)}
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """16 rows, drawn with replacement."""
-        chosen = torch.randint(len(self.y), (BATCH,), generator=generator).to(self.y.device)
-        return self.x[chosen], self.y[chosen]
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, ...]:
+        """Rows drawn with replacement, 16 unless the batch size changes."""
+        size, wrong = self.noise.size(done, BATCH), self.noise.share_wrong(done)
+        chosen = torch.randint(len(self.y), (size,), generator=generator).to(self.y.device)
+        return self.x[chosen], mislabelled(self.y[chosen], wrong, self.shape[1], generator)
 
     def gradients(self, parameters: Parameters, batch: tuple[Tensor, ...]) -> tuple[Tensor, Parameters]:
         r"""Closed form: :math:`\nabla_W = X^T (P - Y) / b`."""
@@ -78,3 +89,20 @@ class SoftmaxRegression(Task):
             own = logits.gather(-1, y[:, None, None, None].expand(-1, runs, arms, 1))[..., 0]
             total += (torch.logsumexp(logits, dim=-1) - own).double().sum(dim=0)
         return total / len(self.y), None
+
+    def error(self, parameters: Parameters) -> Tensor:
+        """Share of the rows whose label is not the most probable one."""
+        w = parameters["w"]
+        wrong = torch.zeros(w.shape[:2], dtype=torch.float64, device=w.device)
+        for i, j in np.ndindex(*w.shape[:2]):
+            wrong[i, j] = ((self.x @ w[i, j]).argmax(dim=1) != self.y).double().mean()
+        return wrong
+
+
+def mislabelled(labels: Tensor, share: float, classes: int, generator: torch.Generator) -> Tensor:
+    """Labels of which a share is drawn at random."""
+    if share == 0.0:
+        return labels
+    which = torch.rand(labels.shape, generator=generator) < share
+    other = torch.randint(classes, labels.shape, generator=generator)
+    return torch.where(which.to(labels.device), other.to(labels.device), labels)

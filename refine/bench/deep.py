@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .noise import NETWORK_CHANGES, STEADY, TEXT_CHANGES, Noise
 from .problems import Optimizer, Problem, Scale
 
 if TYPE_CHECKING:
     from .task import Task
 
-__all__ = ["DEEP", "Images", "Sizes", "Text"]
+__all__ = ["CHANGING_DEEP", "DEEP", "Images", "Sizes", "Text"]
 
 RUNS_AT_ONCE: Mapping[Scale, int] = {"smoke": 20, "cpu": 20, "gpu": 1}
 """More gain nothing on a CPU (tests/benchmarks/bench_batching.py); on a GPU one network fills the device."""
@@ -40,6 +41,8 @@ class Images:
         Pixels a side that become one at the entrance of the residual network.
     autoencoder : tuple of int
         Widths from the pixels to the narrowest layer.
+    mlp : int
+        Hidden units.
     """
 
     batch: int
@@ -48,6 +51,7 @@ class Images:
     blocks: int
     patch: int
     autoencoder: tuple[int, ...]
+    mlp: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Sizes:
 
 _SMALL_TEXT = Text(batch=8, context=32, width=32, layers=2, heads=2, stacked=True)
 _SMALL = Sizes(
-    Images(batch=32, cnn=(8, 16, 32), resnet=(8, 32), blocks=1, patch=4, autoencoder=(64, 32)),
+    Images(batch=32, cnn=(8, 16, 32), resnet=(8, 32), blocks=1, patch=4, autoencoder=(64, 32), mlp=64),
     shakespeare=_SMALL_TEXT,
     python=_SMALL_TEXT,
 )
@@ -86,7 +90,13 @@ SIZES: Mapping[Scale, Sizes] = {
     "cpu": _SMALL,
     "gpu": Sizes(
         Images(
-            batch=256, cnn=(128, 256, 512), resnet=(128, 256, 512), blocks=2, patch=2, autoencoder=(2048, 1024, 256)
+            batch=256,
+            cnn=(128, 256, 512),
+            resnet=(128, 256, 512),
+            blocks=2,
+            patch=2,
+            autoencoder=(2048, 1024, 256),
+            mlp=4096,
         ),
         shakespeare=Text(batch=64, context=256, width=512, layers=10, heads=8),
         python=Text(batch=32, context=512, width=768, layers=12, heads=12),
@@ -95,17 +105,17 @@ SIZES: Mapping[Scale, Sizes] = {
 """Transformers of 32 million parameters for the short text, of 86 million for the long one."""
 
 
-def _make(name: str, scale: Scale, device: Any) -> Task:
+def _make(name: str, noise: Noise, scale: Scale, device: Any) -> Task:
     import torch
 
     from .deep_tasks import make
 
-    return make(name, SIZES[scale], torch.device(device))
+    return make(name, SIZES[scale], torch.device(device), noise)
 
 
 def _problem(name: str, data: str, gpu_steps: int, *optimizers: Optimizer, gpu_rate: float | None = None) -> Problem:
     steps: Mapping[Scale, int] = {"smoke": 40, "cpu": 600, "gpu": gpu_steps}
-    return Problem(name, data, optimizers, steps, RUNS_AT_ONCE, partial(_make, name), gpu_rate)
+    return Problem(name, data, optimizers, steps, RUNS_AT_ONCE, partial(_make, name, STEADY), gpu_rate)
 
 
 def _adamw(rate: float, clip: float | None = None) -> Optimizer:
@@ -126,3 +136,33 @@ DEEP: tuple[Problem, ...] = (
     _problem("denoise", FASHION, 4000, Optimizer("adamw", "adam", 0.008, weight_decay=0.01), gpu_rate=2e-3),
 )
 """Rates: the best of factors of 2, of linear decay with 5 % warmup, of two seeds at scale "cpu"."""
+
+
+def _changing(
+    name: str, data: str, steps: int, at_once: int, change: str, noise: Noise, *optimizers: Optimizer
+) -> Problem:
+    updates: Mapping[Scale, int] = {"smoke": 40, "cpu": steps, "gpu": 3000}
+    most: Mapping[Scale, int] = {**RUNS_AT_ONCE, "cpu": at_once}
+    return Problem(f"{name}, {change}", data, optimizers, updates, most, partial(_make, name, noise), noise=noise)
+
+
+CHANGING_DEEP: tuple[Problem, ...] = (
+    *(
+        _changing(
+            "fashion-mlp",
+            FASHION,
+            1000,
+            200,
+            change,
+            noise,
+            Optimizer("sgd", "sgd", 0.05, (0.9, 0.0)),
+            Optimizer("adam", "adam", 0.004),
+        )
+        for change, noise in NETWORK_CHANGES.items()
+    ),
+    *(
+        _changing("shakespeare", SHAKESPEARE, 400, 20, change, noise, _adamw(0.016))
+        for change, noise in {"steady": STEADY, **TEXT_CHANGES}.items()
+    ),
+)
+"""Networks whose noise changes during the run."""

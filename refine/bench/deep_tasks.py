@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convex import mislabelled
 from .data import datasets
 from .deep import FASHION, PYTHON, SHAKESPEARE, Images, Sizes, Text
-from .networks import CNN, Autoencoder, Decoder, ResNet
+from .networks import CLASSES, CNN, MLP, Autoencoder, Decoder, ResNet
+from .noise import STEADY, Noise
 from .task import NetworkTask, Parameters, Task
 
 __all__ = ["Classification", "Denoising", "Language", "make"]
@@ -39,11 +41,15 @@ class _Deep(NetworkTask):
         Makes the network at random.
     sizes : Images or Text
     device : torch device
+    noise : Noise
+        What changes during a run.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], sizes: Images | Text, device: torch.device) -> None:
+    def __init__(
+        self, build: Callable[[], nn.Module], sizes: Images | Text, device: torch.device, noise: Noise = STEADY
+    ) -> None:
         super().__init__(build().to(device).requires_grad_(False))
-        self.build, self.sizes, self.device = build, sizes, device
+        self.build, self.sizes, self.device, self.noise = build, sizes, device, noise
 
     @abstractmethod
     def evaluated(self) -> tuple[Batches, Batches]:
@@ -70,9 +76,14 @@ class Classification(_Deep):
     """Cross-entropy of images of ten classes."""
 
     def __init__(
-        self, data: datasets.Images, build: Callable[[], nn.Module], sizes: Images, device: torch.device
+        self,
+        data: datasets.Images,
+        build: Callable[[], nn.Module],
+        sizes: Images,
+        device: torch.device,
+        noise: Noise = STEADY,
     ) -> None:
-        super().__init__(build, sizes, device)
+        super().__init__(build, sizes, device, noise)
         train, train_labels, test, test_labels = (torch.tensor(part, device=device) for part in data)
         self.train, self.test = (train, train_labels), (test, test_labels)
         self.mean, self.std = (float(found) / 255.0 for found in (data[0].mean(), data[0].std()))
@@ -82,9 +93,11 @@ class Classification(_Deep):
         images, labels = batch
         return F.cross_entropy(network(images), labels)
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, ...]:
         """Images with mean 0 and variance 1 over the training data, and their classes."""
-        return self._images(self.train, _drawn(len(self.train[0]), self.sizes.batch, generator))
+        size, wrong = self.noise.size(done, self.sizes.batch), self.noise.share_wrong(done)
+        images, labels = self._images(self.train, _drawn(len(self.train[0]), size, generator))
+        return images, mislabelled(labels, wrong, CLASSES, generator)
 
     def evaluated(self) -> tuple[Batches, Batches]:
         """2,000 images each."""
@@ -111,7 +124,7 @@ class Denoising(_Deep):
         error: Tensor = network(noisy) - images
         return error.square().mean()
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, ...]:
         """Images with noise, and without."""
         return self._images(self.train, _drawn(len(self.train), self.sizes.batch, generator), generator)
 
@@ -128,14 +141,21 @@ class Denoising(_Deep):
 
 
 class Language(_Deep):
-    """Cross-entropy of the next byte of a text; its last part is held out."""
+    """Cross-entropy of the next byte of a text; its last part is held out.
 
-    def __init__(self, text: bytes, sizes: Text, device: torch.device) -> None:
-        codes, count = encoded(text)
-        super().__init__(lambda: Decoder(sizes, count), sizes, device)
+    With a second text, on which training ends, that one is evaluated.
+    """
+
+    def __init__(
+        self, text: bytes, sizes: Text, device: torch.device, noise: Noise = STEADY, second: bytes = b""
+    ) -> None:
+        codes, count = encoded(text + second)
+        super().__init__(lambda: Decoder(sizes, count), sizes, device, noise)
         known = torch.tensor(codes, device=device)
-        held_out = round(HELD_OUT * len(codes))
-        self.train, self.test = known[:-held_out], known[-held_out:]
+        self.texts = [known[: len(text)], known[len(text) :]] if second else [known]
+        held_out = round(HELD_OUT * len(self.texts[-1]))
+        self.train, self.test = self.texts[-1][:-held_out], self.texts[-1][-held_out:]
+        self.texts[-1] = self.train
         self.window = torch.arange(sizes.context + 1)
 
     def loss(self, network: nn.Module, *batch: Tensor) -> Tensor:
@@ -143,9 +163,10 @@ class Language(_Deep):
         (codes,) = batch
         return F.cross_entropy(network(codes[:, :-1]).flatten(0, 1), codes[:, 1:].flatten())
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, ...]:
         """Windows of codes, one longer than the context."""
-        return self._windows(self.train, _drawn(self._places(self.train), self.sizes.batch, generator))
+        text, size = self.texts[self.noise.text(done)], self.noise.size(done, self.sizes.batch)
+        return self._windows(text, _drawn(self._places(text), size, generator))
 
     def evaluated(self) -> tuple[Batches, Batches]:
         """200 windows each."""
@@ -185,10 +206,12 @@ def _evenly(most: int, count: int) -> list[Tensor]:
     return [torch.arange(i, i + chunk) * most // count for i in range(0, count, chunk)]
 
 
-def make(name: str, sizes: Sizes, device: torch.device) -> Task:
+def make(name: str, sizes: Sizes, device: torch.device, noise: Noise = STEADY) -> Task:
     """Task of a problem; loads its data."""
     images = sizes.images
     match name:
+        case "fashion-mlp":
+            return Classification(datasets.load_images(FASHION), lambda: MLP(images.mlp), images, device, noise)
         case "fashion-cnn":
             return Classification(datasets.load_images(FASHION), lambda: CNN(images.cnn), images, device)
         case "fashion-resnet":
@@ -196,6 +219,11 @@ def make(name: str, sizes: Sizes, device: torch.device) -> Task:
         case "denoise":
             return Denoising(datasets.load_images(FASHION), lambda: Autoencoder(images.autoencoder), images, device)
         case "shakespeare":
-            return Language(datasets.load_text(SHAKESPEARE), sizes.shakespeare, device)
+            own, other = SHAKESPEARE, PYTHON
         case _:
-            return Language(datasets.load_text(PYTHON), sizes.python, device)
+            own, other = PYTHON, SHAKESPEARE
+    if len(noise.source) > 1:
+        return Language(datasets.load_text(other), sizes.shakespeare, device, noise, datasets.load_text(own))
+    return Language(
+        datasets.load_text(own), sizes.shakespeare if name == "shakespeare" else sizes.python, device, noise
+    )

@@ -15,6 +15,8 @@ from ..analysis import fit as refine_norms
 from ..diagnostics import end_to_start, near_separable
 from ..errors import RefineError
 from ..families import with_warmup
+from ..foretold import law_of
+from ..loss_choice import held, hold
 from ..norms import GradientNorms, Source
 from ..refinement import inverse_squared_norms
 from ..result import Refinement
@@ -31,7 +33,7 @@ BASELINE = "linear"
 WARMUPS = (0.05, 0.0, 0.2)
 """Fractions of the run; the first is the fixed one."""
 
-_PEAKS = (0.3, 0.1, 0.45)
+_ONE_CYCLE = (0.3, 0.1, 0.45)
 """Where one-cycle has its peak; the first is its default."""
 
 _MODES = ("default", "paper", "refined", "unguarded", "progress")
@@ -67,6 +69,9 @@ class Method:
         A learning-rate-free method: its name in `refine.bench.packages`.
     again : bool
         A family that is tuned on other seeds than the rest: a control.
+    at : float
+        Run at this multiple of the rate of tuned linear decay, not swept; a schedule that is fitted: at what is
+        suggested from a log of such a run. 0: swept.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Method:
     prior: str = ""
     package: str = ""
     again: bool = False
+    at: float = 0.0
 
 
 def _family(name: str, text: str) -> Method:
@@ -93,7 +99,7 @@ METHODS: tuple[Method, ...] = (
     _family("cosine", "cosine:"),
     _family("1-sqrt", "wsd:{rest},shape=sqrt,"),
     _family("wsd", "wsd:0.2,"),
-    Method("one-cycle", tuple(f"one_cycle:warmup_fraction={peak:g}" for peak in _PEAKS)),
+    Method("one-cycle", tuple(f"one_cycle:warmup_fraction={peak:g}" for peak in _ONE_CYCLE)),
     replace(_family("linear, again", "linear:"), again=True),
     *(_refined(mode, "linear") for mode in _MODES),
     *(_refined(mode, prior) for prior in ("constant", "wsd") for mode in ("default", "paper", "refined")),
@@ -117,7 +123,49 @@ CONFIRMED: tuple[Method, ...] = (
 """What the default is confirmed against: families with tuned warmups, its own two bends everywhere, the control."""
 
 
-def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optimizer: Optimizer) -> Fitted:
+_FIXED = {
+    "linear": "linear:",
+    "cosine": "cosine:",
+    "1-sqrt": "wsd:{rest},shape=sqrt,",
+    "wsd": "wsd:0.2,",
+    "wsd 0.5": "wsd:0.5,",
+}
+
+CHANGING: tuple[Method, ...] = (
+    *(replace(_family(name, text), schedules=_family(name, text).schedules[:1]) for name, text in _FIXED.items()),
+    *(_refined(mode, BASELINE) for mode in ("paper", "unguarded", "hold", "hold on 1/N")),
+    *(Method(name, package=name) for name in ("schedulefree", "momo")),
+)
+"""What is compared where the noise changes: one warmup, 5 %."""
+
+_PEAKS = (1 / 16, 1 / 4, 1 / 2, 1.0, 2.0)
+_HOLDS = (0.2, 0.4, 0.6, 0.75, 0.85)
+
+
+def _at(factor: float) -> tuple[Method, ...]:
+    """At one multiple of the best peak: linear decay, holds, and what is made of the log of linear decay there."""
+    logged = f"linear at {factor:g}"
+    holds = (Method(f"hold {h:g} at {factor:g}", (f"wsd:{1 - h:g},warmup_fraction=0.05",), at=factor) for h in _HOLDS)
+    modes = ("unguarded", "hold", "hold on 1/N")
+    return (
+        Method(logged, ("linear:warmup_fraction=0.05",), at=factor),
+        *holds,
+        *(Method(f"{mode}({logged})", mode=mode, prior=logged, at=factor) for mode in modes),
+    )
+
+
+UNDER_TUNED: tuple[Method, ...] = (CHANGING[0], *(method for factor in _PEAKS for method in _at(factor)))
+"""What is made of the logs of linear decay whose peak was too low, or too high."""
+
+
+def fit(
+    mode: str,
+    log: Log,
+    multiplier: NDArray[np.float64],
+    rate: float,
+    optimizer: Optimizer,
+    sizes: NDArray[np.float64] | None = None,
+) -> Fitted:
     """Refine from what was recorded: the l2 norm for SGD, l1 for the Adam family, and the rates.
 
     Parameters
@@ -129,6 +177,8 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
         Schedule of the logged run.
     rate : float
         Its peak learning rate.
+    sizes : ndarray, shape (T,), optional
+        Its batch sizes, where they change.
     """
     kind, values = ("l2", log.l2) if optimizer.family == "sgd" else ("l1", log.l1)
     norms = GradientNorms.from_values(
@@ -147,12 +197,29 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
     if mode == "refined":
         guarded = near_separable(result.checks) or not result.computed
         return _fitted(result, "linear" if guarded else "refined", guarded)
+    if mode in ("hold", "hold on 1/N"):
+        return _held(result, rate, mode == "hold on 1/N")
     return _candidate("progress 1/4" if mode == "progress" else mode, result)
 
 
 def _fitted(result: Refinement, name: str, is_linear: bool) -> Fitted:
     own = result.measures[name]
     return Fitted(result.schedules[name], is_linear, own.peak_lr_ratio, own.peak_lr_ratio_by_bound, result)
+
+
+def _held(result: Refinement, rate: float, on_norms: bool) -> Fitted:
+    """The hold that the law of the log's losses wants, at the logged peak, whatever the law is worth."""
+    law, steps = law_of(result.norms), result.norms.total_steps
+    if law is None:
+        return _fitted(result, "linear", True)
+    weights = None
+    if on_norms:
+        on_updates = result.norms.on_updates(result.smoothed, steps)
+        weights = inverse_squared_norms(on_updates, optimizer=result.optimizer)
+    k, _ = hold(law, steps, rate, weights)
+    found = held(np.ones(steps) if weights is None else weights, max(k, 1.0), result.warmup_steps)
+    same = np.allclose(found, result.linear.multiplier, rtol=1e-6, atol=0.0)
+    return Fitted(result.linear if same else Schedule(found), same, 1.0, 1.0, result)
 
 
 def _candidate(name: str, like: Refinement) -> Fitted:

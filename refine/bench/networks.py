@@ -13,7 +13,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from .deep import Images, Text
 
-__all__ = ["CNN", "Autoencoder", "Decoder", "ResNet"]
+__all__ = ["CLASSES", "CNN", "MLP", "Autoencoder", "Decoder", "ResNet"]
 
 SIDE, CLASSES = 28, 10
 SPREAD = 0.55
@@ -35,6 +35,19 @@ class CNN(nn.Module):
         for convolution in self.convolutions:
             images = F.relu(convolution(images))
         found: Tensor = self.head(images.flatten(1))
+        return found
+
+
+class MLP(nn.Module):
+    """One hidden layer with ReLU on images of half the side."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear((SIDE // 2) ** 2, width), nn.Linear(width, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.head(F.relu(self.hidden(F.avg_pool2d(images, 2).flatten(1))))
         return found
 
 

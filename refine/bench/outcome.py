@@ -23,12 +23,16 @@ class Log:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """Of one finished run. A loss that is not finite is `inf`; ``seconds`` is its share of the tensor program's."""
+    """Of one finished run. A loss that is not finite is `inf`; ``seconds`` is its share of the tensor program's.
+
+    ``error`` is the share of the training data that is classified wrongly, of tables.
+    """
 
     train_loss: float
     test_loss: float | None
     seconds: float
     log: Log | None = None
+    error: float | None = None
 
     @property
     def loss(self) -> float:

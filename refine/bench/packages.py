@@ -61,11 +61,13 @@ PACKAGES: Mapping[str, Package] = MappingProxyType(
             {"sgd": 1.0, "adam": 1.0},
             f"linear:warmup_fraction={WARMUP_FRACTION}",
         ),
+        "momo": Package("momo-opt", "momo", {"sgd": 1.0, "adam": 0.01}, "constant"),
     }
 )
 """Rates and schedules from the READMEs: schedulefree 1.4 (its defaults; no schedule), dadaptation 3.2 ("set the LR
 parameter to 1.0", "the same learning rate scheduler you would normally use"), prodigyopt 1.1 ("lr=1.", "no scheduler
-or cosine annealing"), mechanic-pytorch 0.0.1 ("lr=1.0", "any schedule")."""
+or cosine annealing"), mechanic-pytorch 0.0.1 ("lr=1.0", "any schedule"), momo-opt 0.1 (its defaults, "a constant
+learning rate")."""
 
 
 def installed(name: str) -> bool:
@@ -135,20 +137,27 @@ def train_package(
     averages = name == "schedulefree"
     if averages:
         method.train()
-    for now in rates:
+    for number, now in enumerate(rates):
         for group in method.param_groups:
             group["lr"] = float(now)
-        _, gradients = task.gradients(stacked, tuple(part[None] for part in task.batch(generator)))
+        batch = task.batch(generator, number / len(rates))
+        losses, gradients = task.gradients(stacked, tuple(part[None] for part in batch))
         for key, value in parameters.items():
             value.grad = gradients[key][0, 0]
         if optimizer.clip is not None:
             nn.utils.clip_grad_norm_(parameters.values(), optimizer.clip)
-        method.step()
+        method.step(**({"loss": losses[0, 0]} if name == "momo" else {}))
     if averages:
         method.eval()
     train_loss, test_loss = task.evaluate(stacked)
     seconds = time.perf_counter() - started
-    return Outcome(finite(train_loss), None if test_loss is None else finite(test_loss), seconds)
+    error = task.error(stacked)
+    return Outcome(
+        finite(train_loss),
+        None if test_loss is None else finite(test_loss),
+        seconds,
+        error=None if error is None else float(error),
+    )
 
 
 def _made(name: str, optimizer: Optimizer, groups: list[dict[str, Any]], rate: float, steps: int) -> Any:
@@ -158,6 +167,10 @@ def _made(name: str, optimizer: Optimizer, groups: list[dict[str, Any]], rate: f
     package = importlib.import_module(PACKAGES[name].module)
     momentum, sgd = optimizer.betas[0], optimizer.family == "sgd"
     settings = {"lr": rate, **({"momentum": momentum} if sgd else {"betas": optimizer.betas})}
+    if name == "momo":
+        if sgd:
+            return package.Momo(groups, lr=rate, beta=momentum)
+        return package.MomoAdam(groups, **settings)
     if name == "mechanic":
         return package.mechanize(torch.optim.SGD if sgd else torch.optim.AdamW)(groups, **settings)
     if name == "schedulefree":

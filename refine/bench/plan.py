@@ -187,11 +187,15 @@ class Cell:
             if recorded is None:
                 raise RefineError(f"the store has no norms of run {key}; it was damaged: start another --store")
             logged = self.multiplier(run.schedule, run.log)
-            self._fits[mode, key] = fit(mode, recorded, logged, run.rate, self.optimizer)
+            sizes = self.problem.noise.sizes(self.steps)
+            self._fits[mode, key] = fit(mode, recorded, logged, run.rate, self.optimizer, sizes)
         return self._fits[mode, key]
 
     def _plan(self, method: Method) -> None:
         """Go as far with a method as the finished runs allow, and note which it wants next."""
+        if method.at:
+            self._place(method)
+            return
         if method.prior:
             tuned = self._tune_refined(method)
         elif method.package:
@@ -213,6 +217,22 @@ class Cell:
                 self._finish(method, "fixed", "rule", fixed, baseline.factor * float(area / own))
         if any(other.prior == method.name for other in self.protocol.methods):
             self._log(method.name, tuned)
+
+    def _place(self, method: Method) -> None:
+        """Run a method at a multiple of tuned linear decay's rate, without a sweep."""
+        if method.prior:
+            if method.prior not in self.logs:
+                return
+            arm = Arm(method.mode, method.prior, (), self.protocol.final_seeds)
+            self._finish(method, "", "rule", arm, 1.0)
+            return
+        if BASELINE not in self.fixed:
+            return
+        factor = self.fixed[BASELINE].factor * method.at
+        arm = Arm(method.schedules[0], "", self.protocol.tuning_seeds, self.protocol.final_seeds)
+        self._finish(method, "", "rule", arm, factor)
+        if any(other.prior == method.name for other in self.protocol.methods):
+            self._log(method.name, Tuned(arm, factor, math.nan, 0, False))
 
     def _tune_family(self, method: Method) -> Tuned | None:
         """Sweep every warmup; the fixed one goes into the report by itself too."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .noise import STEADY, Noise
+
 if TYPE_CHECKING:
     from .task import Task
 
@@ -61,6 +63,8 @@ class Problem:
         ``make(scale, device) -> Task``; loads the data.
     gpu_rate : float, optional
         Where sweeps start at scale ``gpu``, whose networks are larger; by default as elsewhere.
+    noise : Noise
+        What changes during a run.
     """
 
     name: str
@@ -70,3 +74,4 @@ class Problem:
     runs_at_once: Mapping[Scale, int]
     make: Callable[[Scale, Any], Task]
     gpu_rate: float | None = None
+    noise: Noise = STEADY

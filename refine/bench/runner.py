@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import RefineError
 from ..parallel import parallel
 from .methods import Fitted
+from .noise import STEADY
 from .outcome import Outcome
 from .packages import PACKAGES, train_package
 from .plan import Cell
@@ -263,7 +264,9 @@ def _identity(name: str, scale: Scale) -> dict[str, str]:
 def _definition(problem: Problem, scale: Scale) -> str:
     """Digest of what makes the runs of a problem what they are."""
     optimizers = [{**asdict(optimizer), "rate": None} for optimizer in problem.optimizers]
-    return hashlib.sha256(json.dumps([problem.data, optimizers, problem.steps[scale]]).encode()).hexdigest()[:12]
+    changing = [] if problem.noise == STEADY else [asdict(problem.noise)]
+    told = [problem.data, optimizers, problem.steps[scale], *changing]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def _machine(scale: Scale, known: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ except ImportError:  # Windows: two processes on one store are not told apart
 
 __all__ = ["Run", "Store"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _TABLES = """
 BEGIN;
@@ -33,7 +33,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runs (
     key TEXT PRIMARY KEY, problem TEXT NOT NULL, optimizer TEXT NOT NULL, schedule TEXT NOT NULL, log TEXT NOT NULL,
     rate REAL NOT NULL, seed INTEGER NOT NULL, record INTEGER NOT NULL,
-    train_loss REAL NOT NULL, test_loss REAL, seconds REAL NOT NULL
+    train_loss REAL NOT NULL, test_loss REAL, seconds REAL NOT NULL, error REAL
 );
 CREATE TABLE logs (key TEXT PRIMARY KEY, norms BLOB NOT NULL);
 COMMIT;
@@ -155,14 +155,15 @@ class Store:
         """Append finished runs, all or none of them; a run that is there stays as it is."""
         rows, logs = [], []
         for run, outcome in runs:
-            rows.append((run.key, *asdict(run).values(), outcome.train_loss, outcome.test_loss, outcome.seconds))
+            found = outcome.train_loss, outcome.test_loss, outcome.seconds, outcome.error
+            rows.append((run.key, *asdict(run).values(), *found))
             if outcome.log is not None:
                 columns = np.stack([outcome.log.l2, outcome.log.l1, outcome.log.loss]).astype("<f8")
                 logs.append((run.key, zlib.compress(columns.tobytes())))
         # Not OR IGNORE, which would pass over a loss of NaN too: the suite would train that run for ever.
         insert = "INSERT INTO {} VALUES ({}) ON CONFLICT (key) DO NOTHING"
         with self._readable(), self._database:
-            self._database.executemany(insert.format("runs", ", ".join("?" * 11)), rows)
+            self._database.executemany(insert.format("runs", ", ".join("?" * 12)), rows)
             self._database.executemany(insert.format("logs", "?, ?"), logs)
 
     def has(self, problem: str) -> bool:
@@ -175,15 +176,15 @@ class Store:
         """All finished runs of a problem with an optimizer."""
         with self._readable():
             found = self._database.execute(
-                "SELECT schedule, log, rate, seed, record, train_loss, test_loss, seconds, norms FROM runs "
+                "SELECT schedule, log, rate, seed, record, train_loss, test_loss, seconds, norms, error FROM runs "
                 "LEFT JOIN logs USING (key) WHERE problem = ? AND optimizer = ?",
                 (problem, optimizer),
             )
             return {
                 Run(problem, optimizer, schedule, log, float(rate), int(seed), bool(record)): Outcome(
-                    float(train), None if test is None else float(test), float(seconds), _log(norms)
+                    float(train), None if test is None else float(test), float(seconds), _log(norms), error
                 )
-                for schedule, log, rate, seed, record, train, test, seconds, norms in found
+                for schedule, log, rate, seed, record, train, test, seconds, norms, error in found
             }
 
     @contextlib.contextmanager

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .data.collection import DATASETS
 from .data.parsers import Table
-from .deep import DEEP
+from .deep import CHANGING_DEEP, DEEP
 from .halves import halves
-from .methods import CONFIRMED, TRIED
+from .methods import CHANGING, CONFIRMED, TRIED, UNDER_TUNED
+from .noise import STEADY, TABLE_CHANGES, Noise
 from .plan import Protocol
 from .problems import Optimizer, Problem, Scale
 
@@ -33,23 +34,18 @@ class Suite:
     scale: Scale = "cpu"
 
 
-def _regression(name: str, scale: Scale, device: Any) -> Task:
+def _regression(name: str, noise: Noise | None, scale: Scale, device: Any) -> Task:
     from .convex import SoftmaxRegression
     from .data.datasets import load_table
 
     table = load_table(name)
-    return SoftmaxRegression(table.x, table.y, device)
+    return SoftmaxRegression(table.x, table.y, device, noise)
 
+
+_CONVEX_OPTIMIZERS = Optimizer("sgd", "sgd", rate=0.25, betas=(0.0, 0.0)), Optimizer("adam", "adam", rate=0.03)
 
 CONVEX = tuple(
-    Problem(
-        name,
-        name,
-        (Optimizer("sgd", "sgd", rate=0.25, betas=(0.0, 0.0)), Optimizer("adam", "adam", rate=0.03)),
-        _UPDATES,
-        _RUNS_AT_ONCE,
-        partial(_regression, name),
-    )
+    Problem(name, name, _CONVEX_OPTIMIZERS, _UPDATES, _RUNS_AT_ONCE, partial(_regression, name, None))
     for name, data in DATASETS.items()
     if data.kind is Table
 )
@@ -78,6 +74,37 @@ def _half(problems: tuple[Problem, ...], wanted: str) -> tuple[Problem, ...]:
 _MORE_SEEDS = Protocol((0, 1, 2, 3), tuple(range(100, 116)), window=1, half_octaves=True)
 """Two runs of one deep configuration differ by more than most schedules."""
 
+CHANGING_TABLES = "segment", "optdigits", "german-credit", "texture", "spam", "pendigits", "digits", "dna"
+"""The first four of each half, in order of the hash of their names, of those with 1,000 rows or more."""
+
+
+def _tables(half: str, changes: Iterable[str]) -> tuple[Problem, ...]:
+    """Tables whose noise changes, a tenth of their labels wrong; in the half of their table."""
+    updates: Mapping[Scale, int] = {"smoke": 200, "cpu": 2000, "gpu": 16000}
+    return tuple(
+        Problem(
+            f"{name}, {change}",
+            name,
+            _CONVEX_OPTIMIZERS,
+            updates,
+            _RUNS_AT_ONCE,
+            partial(_regression, name, TABLE_CHANGES[change]),
+            noise=TABLE_CHANGES[change],
+        )
+        for name in CHANGING_TABLES
+        if halves(problem.name for problem in CONVEX)[name] == half
+        for change in changes
+    )
+
+
+def _networks(half: str, *, steady: bool) -> tuple[Problem, ...]:
+    """Networks whose noise changes, each change in a half of its own; or all with steady noise, in both halves."""
+    found = tuple(problem for problem in CHANGING_DEEP if (problem.noise == STEADY) == steady)
+    return found if steady else _half(found, half)
+
+
+_FEWER_SEEDS = Protocol((0, 1, 2), _MORE_SEEDS.final_seeds, window=1, half_octaves=True)
+
 SUITES: Mapping[str, Suite] = {
     **_WHOLE,
     **{
@@ -88,4 +115,17 @@ SUITES: Mapping[str, Suite] = {
         )
         for half, methods in (("choose", TRIED), ("confirm", CONFIRMED))
     },
+    **{
+        f"{kind}-{half}": Suite(problems, replace(_FEWER_SEEDS, methods=methods))
+        for half in ("choose", "confirm")
+        for kind, problems, methods in (
+            ("changing", _tables(half, TABLE_CHANGES), CHANGING),
+            ("changing-deep", _networks(half, steady=False), CHANGING),
+            ("peaks", _tables(half, ("steady",)), UNDER_TUNED),
+        )
+    },
+    "peaks-deep": Suite(
+        _networks("", steady=True),
+        replace(_FEWER_SEEDS, final_seeds=_FEWER_SEEDS.final_seeds[:8], methods=UNDER_TUNED),
+    ),
 }

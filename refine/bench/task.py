@@ -34,8 +34,8 @@ class Task(ABC):
         }
 
     @abstractmethod
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """A minibatch, drawn with a CPU generator; tensors on the task's device."""
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, ...]:
+        """A minibatch, drawn with a CPU generator, where a share of the run is done; tensors on the task's device."""
 
     @abstractmethod
     def gradients(self, parameters: Parameters, batch: tuple[Tensor, ...]) -> tuple[Tensor, Parameters]:
@@ -44,6 +44,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
         """Loss on training data and, where the problem has any, on held-out data; float64, shape (S, A)."""
+
+    def error(self, parameters: Parameters) -> Tensor | None:
+        """Share of the training data that is classified wrongly, shape (S, A); None where that is not asked."""
+        return None
 
 
 class NetworkTask(Task):

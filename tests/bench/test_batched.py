@@ -21,7 +21,7 @@ class Regression(NetworkTask):
         generator = torch.Generator().manual_seed(1000 + seed)
         return {n: torch.randn(p.shape, generator=generator) for n, p in self.network.named_parameters()}
 
-    def batch(self, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[torch.Tensor, ...]:
         x = torch.randn(8, 4, generator=generator)
         return x, x.sum(1, keepdim=True).sin()
 

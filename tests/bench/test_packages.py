@@ -33,7 +33,7 @@ class Regression(Task):
     def start(self, seed):
         return {"w": torch.zeros(20, 1, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
 
-    def batch(self, generator):
+    def batch(self, generator, done=0.0):
         at = torch.randint(len(self.y), (16,), generator=generator)
         self.seen.append(at.tolist())
         return self.x[at], self.y[at]
