@@ -7,6 +7,7 @@ tuning seeds. A refined schedule is fitted on the log of another method's tuned 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,12 +132,17 @@ _FIXED = {
     "wsd 0.5": "wsd:0.5,",
 }
 
-CHANGING: tuple[Method, ...] = (
+CHANGING_CHOICES: tuple[Method, ...] = (
     *(replace(_family(name, text), schedules=_family(name, text).schedules[:1]) for name, text in _FIXED.items()),
     *(_refined(mode, BASELINE) for mode in ("paper", "unguarded", "hold", "hold on 1/N")),
+)
+"""What was chosen from where the noise changes: one warmup, 5 %."""
+
+CHANGING: tuple[Method, ...] = (
+    *CHANGING_CHOICES,
     *(Method(name, package=name) for name in ("schedulefree", "momo")),
 )
-"""What is compared where the noise changes: one warmup, 5 %."""
+"""What the recommended schedule is confirmed against there."""
 
 _PEAKS = (1 / 16, 1 / 4, 1 / 2, 1.0, 2.0)
 _HOLDS = (0.2, 0.4, 0.6, 0.75, 0.85)
@@ -154,7 +160,7 @@ def _at(factor: float) -> tuple[Method, ...]:
     )
 
 
-UNDER_TUNED: tuple[Method, ...] = (CHANGING[0], *(method for factor in _PEAKS for method in _at(factor)))
+UNDER_TUNED: tuple[Method, ...] = (CHANGING_CHOICES[0], *(method for factor in _PEAKS for method in _at(factor)))
 """What is made of the logs of linear decay whose peak was too low, or too high."""
 
 
@@ -180,15 +186,7 @@ def fit(
     sizes : ndarray, shape (T,), optional
         Its batch sizes, where they change.
     """
-    kind, values = ("l2", log.l2) if optimizer.family == "sgd" else ("l1", log.l1)
-    norms = GradientNorms.from_values(
-        values,
-        kind=kind,  # type: ignore[arg-type]
-        learning_rate=rate * multiplier,
-        loss=log.loss,
-        logged_steps=multiplier.size,
-        source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
-    )
+    norms = _norms(log, (rate * multiplier).tobytes(), optimizer)
     result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper")
     if mode == "default":
         return _fitted(result, "recommended", result.shape == "linear")
@@ -207,9 +205,26 @@ def _fitted(result: Refinement, name: str, is_linear: bool) -> Fitted:
     return Fitted(result.schedules[name], is_linear, own.peak_lr_ratio, own.peak_lr_ratio_by_bound, result)
 
 
+@lru_cache(maxsize=512)
+def _norms(log: Log, rates: bytes, optimizer: Optimizer) -> GradientNorms:
+    """One for all modes, so that the law of its losses is fitted once."""
+    kind, values = ("l2", log.l2) if optimizer.family == "sgd" else ("l1", log.l1)
+    return GradientNorms.from_values(
+        values,
+        kind=kind,  # type: ignore[arg-type]
+        learning_rate=np.frombuffer(rates),
+        loss=log.loss,
+        logged_steps=values.size,
+        source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
+    )
+
+
+_law_of = lru_cache(maxsize=512)(law_of)
+
+
 def _held(result: Refinement, rate: float, on_norms: bool) -> Fitted:
     """The hold that the law of the log's losses wants, at the logged peak, whatever the law is worth."""
-    law, steps = law_of(result.norms), result.norms.total_steps
+    law, steps = _law_of(result.norms), result.norms.total_steps
     if law is None:
         return _fitted(result, "linear", True)
     weights = None

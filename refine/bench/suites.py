@@ -11,7 +11,7 @@ from .data.collection import DATASETS
 from .data.parsers import Table
 from .deep import CHANGING_DEEP, DEEP
 from .halves import halves
-from .methods import CHANGING, CONFIRMED, TRIED, UNDER_TUNED
+from .methods import CHANGING, CHANGING_CHOICES, CONFIRMED, TRIED, UNDER_TUNED
 from .noise import STEADY, TABLE_CHANGES, Noise
 from .plan import Protocol
 from .problems import Optimizer, Problem, Scale
@@ -103,6 +103,8 @@ def _networks(half: str, *, steady: bool) -> tuple[Problem, ...]:
     return found if steady else _half(found, half)
 
 
+_CHANGING = {"choose": CHANGING_CHOICES, "confirm": CHANGING}
+
 _FEWER_SEEDS = Protocol((0, 1, 2), _MORE_SEEDS.final_seeds, window=1, half_octaves=True)
 
 SUITES: Mapping[str, Suite] = {
@@ -119,8 +121,8 @@ SUITES: Mapping[str, Suite] = {
         f"{kind}-{half}": Suite(problems, replace(_FEWER_SEEDS, methods=methods))
         for half in ("choose", "confirm")
         for kind, problems, methods in (
-            ("changing", _tables(half, TABLE_CHANGES), CHANGING),
-            ("changing-deep", _networks(half, steady=False), CHANGING),
+            ("changing", _tables(half, TABLE_CHANGES), _CHANGING[half]),
+            ("changing-deep", _networks(half, steady=False), _CHANGING[half]),
             ("peaks", _tables(half, ("steady",)), UNDER_TUNED),
         )
     },
