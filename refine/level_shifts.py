@@ -33,11 +33,11 @@ Array = NDArray[np.float64]
 SMALLEST = np.log(1.07)
 """No smaller shift is believed."""
 
-SIGNIFICANT, WANDERING, ENOUGH_ROWS = 9.0, 2.5, 1000
+SIGNIFICANT, WANDERING, ENOUGH_ROWS = 11.0, 1.0, 1000
 """Least gain in log likelihood with the noise of the fit; how much less will do with noise fitted without the shift.
 Each halving of the rows below 1000 asks for 3 more."""
 
-ROBUST = 3.5
+ROBUST = 4.5
 """Least shift over its standard error under white noise whose variance changes, in every window around it."""
 
 EARLY, EARLY_SIGNIFICANT, EARLY_SHARP, SHARP = 0.2, 20.0, 4.0, -2.0
