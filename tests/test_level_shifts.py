@@ -1,0 +1,167 @@
+"""Shifts of the level of the norms: none on plain logs, then the real ones."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refine import RefineError, read_norms
+from refine.level_shifts import LevelShift, level_shifts, noise_level
+
+
+def found(log_norms, total_steps=None, updates=None, **options):
+    updates = np.arange(log_norms.size) if updates is None else updates
+    return level_shifts(np.exp(log_norms), updates, total_steps or log_norms.size, **options)
+
+
+def plain(kind, seed):
+    """A log norm without a shift."""
+    random = np.random.default_rng(seed)
+    rows = int(random.choice([120, 300, 600, 2000]))
+    x = (np.arange(rows) + 0.5) / rows
+    white = random.standard_normal(rows)
+    drift = random.normal() * x + random.normal() * x**2 + random.uniform(0, 2) * np.exp(-x / 0.02)
+    if kind == "white":
+        return drift + random.uniform(0.1, 1.0) * white
+    if kind == "autoregressive":
+        for row in range(1, rows):
+            white[row] = 0.9 * white[row - 1] + 0.44 * white[row]
+        return drift + 0.3 * white
+    if kind == "random walk":
+        return drift + 0.1 * random.standard_normal(rows) + np.cumsum(white) / np.sqrt(rows)
+    if kind == "heavy tails":
+        return drift + 0.2 * random.standard_t(1.5, rows)
+    if kind == "transient":
+        centre, width = random.uniform(0.03, 0.15), random.uniform(0.01, 0.05)
+        return drift + 0.2 * white + random.normal() * np.exp(-0.5 * ((x - centre) / width) ** 2)
+    if kind == "ramp":
+        return drift + 0.1 * white + np.clip((x - 0.5) / 0.06, 0, 1)
+    rough = np.exp(-x / 0.1)  # unstable at first
+    return drift + (0.02 + 0.3 * rough) * white + np.cumsum(random.standard_normal(rows) * rough) / np.sqrt(rows)
+
+
+@pytest.mark.parametrize(
+    "kind", ["white", "autoregressive", "random walk", "heavy tails", "transient", "ramp", "unstable"]
+)
+def test_no_shift_in_a_plain_log(kind):
+    assert [seed for seed in range(12) if found(plain(kind, seed))] == []
+
+
+def test_no_shift_in_real_logs(root, shared):
+    folders = [root / "data", shared / "logs", shared / "llm-runs" / "grad_norm"]
+    logs = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.csv"))]
+    assert len(logs) > 3
+    for path in logs:
+        norms = read_norms(path)
+        assert level_shifts(norms.values, norms.updates, norms.total_steps) == (), path
+        thin = slice(None, None, max(norms.values.size // 300, 1))
+        assert level_shifts(norms.values[thin], norms.updates[thin], norms.total_steps) == (), path
+
+
+@pytest.mark.parametrize("factor", [1.15, 1 / 1.15])
+def test_a_small_step_in_white_noise(factor):
+    near = 0
+    for seed in range(8):
+        log_norms = 0.3 * np.random.default_rng(seed).standard_normal(5000)
+        log_norms[2600:] += np.log(factor)
+        shifts = found(log_norms)
+        near += len(shifts) == 1 and abs(shifts[0].step - 2600) <= 0.03 * 5000
+    assert near == 8
+
+
+@pytest.mark.parametrize(
+    ("places", "jumps"),
+    [
+        ([0.2, 0.4, 0.6, 0.8], [0.35] * 4),
+        ([0.2, 0.4, 0.6, 0.8], [-0.35] * 4),
+        ([0.33, 0.67], [0.4, -0.4]),
+        ([0.1], [0.7]),
+        ([0.93], [-0.7]),
+    ],
+)
+@pytest.mark.parametrize("drift", [0.0, -1.5])
+def test_shifts_are_found_where_they_are(places, jumps, drift):
+    x = np.arange(3000) / 3000
+    log_norms = 0.25 * np.random.default_rng(3).standard_normal(3000) + drift * x + np.exp(-x / 0.015)
+    for place, jump in zip(places, jumps, strict=True):
+        log_norms[x >= place] += jump
+    shifts = found(log_norms)
+    assert [shift.step / 3000 for shift in shifts] == pytest.approx(places, abs=0.005)
+    assert np.log([shift.factor for shift in shifts]) == pytest.approx(jumps, abs=0.1)
+
+
+def test_the_step_is_the_first_row_of_the_new_level():
+    updates = np.arange(0, 100_000, 50)
+    log_norms = 0.1 * np.random.default_rng(0).standard_normal(updates.size)
+    log_norms[updates >= 60_000] += 0.6
+    (shift,) = found(log_norms, 100_000, updates)
+    assert shift.step == 60_000
+    assert shift.factor == pytest.approx(np.exp(0.6), rel=0.03)
+    assert shift.cause == "unknown"
+
+
+@settings(max_examples=10)
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
+def test_scaling_the_norms_changes_nothing(scale, seed):
+    log_norms = 0.3 * np.random.default_rng(seed).standard_normal(1500)
+    log_norms[700:] += 0.5
+    one, other = found(log_norms), found(log_norms + np.log(scale))
+    assert [shift.step for shift in one] == [shift.step for shift in other] != []
+    assert [shift.factor for shift in one] == pytest.approx([shift.factor for shift in other])
+
+
+def test_a_jump_of_the_rate_explains_a_jump_of_the_norms():
+    log_norms = 0.2 * np.random.default_rng(0).standard_normal(2000)
+    log_norms[1200:] += 0.5
+    rates = np.where(np.arange(2000) < 1195, 1.0, 0.1)
+    assert found(log_norms)
+    assert found(log_norms, rates=rates) == ()
+    assert found(log_norms, rates=np.where(np.arange(2000) < 600, 1.0, 0.1)) == found(log_norms)
+    assert found(log_norms, rates=np.linspace(1.0, 0.01, 2000)) == found(log_norms)
+
+
+def test_a_drift_over_a_gap_is_no_shift():
+    updates = np.concatenate([np.arange(0, 1000), np.arange(1600, 2600)])
+    log_norms = 0.05 * np.random.default_rng(0).standard_normal(2000)
+    log_norms[1000:] += 0.6
+    assert found(log_norms)
+    assert found(log_norms, 2600, updates) == ()
+
+
+def test_spikes_are_no_shift():
+    random = np.random.default_rng(0)
+    log_norms = 0.1 * random.standard_normal(2000)
+    log_norms[random.choice(2000, 60)] += random.exponential(3.0, 60)
+    log_norms[900:903] += 5.0
+    assert found(log_norms) == ()
+
+
+@pytest.mark.parametrize("norms", [[], [1.0], [1.0, 2.0], [2.0] * 500, np.r_[[1.0] * 20, [2.0] * 20]])
+def test_too_little_to_tell(norms):
+    assert level_shifts(norms, np.arange(len(norms)), max(len(norms), 1)) == ()
+
+
+def test_a_million_rows_take_about_a_second():
+    log_norms = 0.3 * np.random.default_rng(0).standard_normal(1_000_000)
+    log_norms[400_000:] += 0.2
+    start = time.perf_counter()
+    (shift,) = found(log_norms)
+    assert time.perf_counter() - start < 10.0  # a busy machine
+    assert abs(shift.step - 400_000) < 100
+
+
+def test_the_level_of_the_noise():
+    shifts = (LevelShift(3, 2.0), LevelShift(5, 0.25))
+    np.testing.assert_allclose(noise_level(shifts, 7, 2.0), [1, 1, 1, 4, 4, 0.25, 0.25], rtol=1e-15)
+    np.testing.assert_array_equal(noise_level((), 3), np.ones(3))
+
+
+def test_errors():
+    with pytest.raises(RefineError, match=r"norms have shape \(3,\) and updates \(2,\)"):
+        level_shifts([1, 2, 3], [0, 1], 3)
+    with pytest.raises(RefineError, match="norms must be finite and positive"):
+        level_shifts([1, 0, 3], [0, 1, 2], 3)
+    with pytest.raises(RefineError, match=r"rates have shape \(1,\)"):
+        level_shifts(np.linspace(1, 2, 100), np.arange(100), 100, rates=[1.0])
