@@ -23,7 +23,7 @@ from scipy.ndimage import median_filter
 
 from .errors import RefineError
 
-__all__ = ["Cause", "LevelShift", "level_shifts", "noise_level"]
+__all__ = ["Cause", "LevelShift", "level_shifts", "noise_level", "shifts_at_batches"]
 
 Cause = Literal["batch size", "planned", "unknown"]
 """What moved the norms: a logged or a planned change of the batch size, or something that the log does not say."""
@@ -160,6 +160,55 @@ def level_shifts(
         pairs = sorted((int(at[row]), float(np.exp(jump))) for row, jump in zip(rows, jumps, strict=True) if row)
         return tuple(LevelShift(step, factor) for step, factor in pairs)
     return ()
+
+
+def shifts_at_batches(
+    values: npt.ArrayLike, updates: npt.ArrayLike, batch_size: npt.ArrayLike
+) -> tuple[LevelShift, ...]:
+    """By how much the norms jump where the batch size changes; the place is known, so that a smaller jump is believed.
+
+    Least squares of the log norms, spikes clipped, on a parabola, a transient at the start and a jump at every change.
+    A larger batch has less noise: a jump the other way, or within two standard errors of nothing, is none, and none is
+    larger than that of a norm of all noise, ``b^(1/2)``.
+
+    Parameters
+    ----------
+    values : array_like, shape (n,)
+        Norms, finite and positive.
+    updates : array_like of int, shape (n,)
+        Where they were logged, from 0, increasing.
+    batch_size : array_like, shape (T,)
+        Of every update.
+
+    Examples
+    --------
+    >>> sizes = np.repeat([8.0, 32.0], 500)
+    >>> noise = np.exp(0.3 * np.random.default_rng(1).standard_normal(1000))
+    >>> found, = shifts_at_batches(noise / sizes**0.25, np.arange(1000), sizes)
+    >>> found.step, round(found.factor, 1), found.cause
+    (500, 0.7, 'batch size')
+    """
+    norms, at = np.asarray(values, dtype=np.float64), np.asarray(updates, dtype=np.int64)
+    sizes = np.asarray(batch_size, dtype=np.float64)
+    steps = np.flatnonzero(np.diff(sizes)) + 1
+    seen = np.array([_ROWS // 2 <= np.sum(at < step) <= at.size - _ROWS // 2 for step in steps], dtype=bool)
+    steps = steps[seen] if steps.size else steps
+    if not steps.size or at.size < 2 * _ROWS + 2:
+        return ()
+    x = (at + 0.5) / sizes.size
+    design = np.stack([np.ones_like(x), x, x**2, np.exp(-x / 0.03), *(1.0 * (at >= step) for step in steps)], axis=1)
+    logs = _clipped(np.log(norms))
+    inverse = np.linalg.pinv(design)
+    weights = inverse @ logs
+    residual = logs - design @ weights
+    errors = np.sqrt(inverse**2 @ residual**2)[-steps.size :]
+    most = -0.5 * np.log(sizes[steps] / sizes[steps - 1])
+    jumps = np.clip(weights[-steps.size :], np.minimum(most, 0.0), np.maximum(most, 0.0))
+    return tuple(
+        LevelShift(int(step), float(np.exp(jump)), "batch size")
+        for step, jump, error in zip(steps, jumps, errors, strict=True)
+        if abs(jump) > 2.0 * error
+    )
 
 
 def noise_level(shifts: tuple[LevelShift, ...], total_steps: int, power: float = 1.0) -> NDArray[np.float64]:

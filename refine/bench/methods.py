@@ -17,9 +17,10 @@ from ..diagnostics import end_to_start, near_separable
 from ..errors import RefineError
 from ..families import with_warmup
 from ..foretold import law_of
+from ..level_shifts import LevelShift, level_shifts, noise_level, shifts_at_batches
 from ..loss_choice import held, hold
 from ..norms import GradientNorms, Source
-from ..refinement import inverse_squared_norms
+from ..refinement import EXPONENTS, inverse_squared_norms
 from ..result import Refinement
 from ..schedule import Schedule
 from ..smoothing import smooth
@@ -134,7 +135,10 @@ _FIXED = {
 
 CHANGING_CHOICES: tuple[Method, ...] = (
     *(replace(_family(name, text), schedules=_family(name, text).schedules[:1]) for name, text in _FIXED.items()),
-    *(_refined(mode, BASELINE) for mode in ("paper", "unguarded", "hold", "hold on 1/N")),
+    *(
+        _refined(mode, BASELINE)
+        for mode in ("paper", "unguarded", "shifts", "shifts 2", "shifts 1/B", "hold", "hold on 1/N")
+    ),
 )
 """What was chosen from where the noise changes: one warmup, 5 %."""
 
@@ -187,6 +191,7 @@ def fit(
         Its batch sizes, where they change.
     """
     norms = _norms(log, (rate * multiplier).tobytes(), optimizer)
+    shifts = _shifts(norms, None if sizes is None else sizes.tobytes())
     result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper")
     if mode == "default":
         return _fitted(result, "recommended", result.shape == "linear")
@@ -197,6 +202,10 @@ def fit(
         return _fitted(result, "linear" if guarded else "refined", guarded)
     if mode in ("hold", "hold on 1/N"):
         return _held(result, rate, mode == "hold on 1/N")
+    if mode in _SHIFTED:
+        return _level(result, noise_level(shifts, norms.total_steps, _SHIFTED[mode] * EXPONENTS[optimizer.family]))
+    if mode == "shifts 1/B":
+        return _level(result, None if sizes is None else sizes.max() / sizes)
     return _candidate("progress 1/4" if mode == "progress" else mode, result)
 
 
@@ -217,6 +226,26 @@ def _norms(log: Log, rates: bytes, optimizer: Optimizer) -> GradientNorms:
         logged_steps=values.size,
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
+
+
+_SHIFTED = {"shifts": 1.0, "shifts 2": 2.0}
+
+
+@lru_cache(maxsize=512)
+def _shifts(norms: GradientNorms, sizes: bytes | None) -> tuple[LevelShift, ...]:
+    """Where the batch size changes, or where the norms jump."""
+    if sizes is not None:
+        return shifts_at_batches(norms.values, norms.updates, np.frombuffer(sizes))
+    return level_shifts(norms.values, norms.updates, norms.total_steps, rates=norms.learning_rate)
+
+
+def _level(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:
+    """Theorem 3 on the level of the noise alone, at equal area."""
+    if level is None or np.ptp(level) == 0.0:
+        return _fitted(result, "linear", True)
+    found = held(1.0 / level, 1.0, result.warmup_steps)
+    by_bound = result.measures["linear"].peak_lr_ratio_by_bound
+    return Fitted(Schedule(found), False, result.prior.peak_ratio(found), by_bound, result)
 
 
 _law_of = lru_cache(maxsize=512)(law_of)
