@@ -114,7 +114,7 @@ CONFIRMED: tuple[Method, ...] = (
     *(Method(name, mode=name, prior=BASELINE) for name in ("(1-x)^0.75", "(1-x)^1.25", "base wsd 0.5")),
     _refined("default", BASELINE),
 )
-"""What the default is confirmed against: families with tuned warmups, its own two bends everywhere, the control."""
+"""What the default is confirmed against: families with tuned warmups, the bends of an earlier rule, the control."""
 
 
 def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optimizer: Optimizer) -> Fitted:
