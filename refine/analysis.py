@@ -128,7 +128,8 @@ def fit(
     values = check_values(norms, reflected, yardstick.smoothed, family, prior)
     of_norms = check(values)
     near = near_separable(of_norms)
-    choice = choose(norms, prior, steps, hold=hold)
+    level: NDArray[np.float64] | None = None  # the noise is taken not to shift
+    choice = choose(norms, prior, steps, level=level, hold=hold)
     missing = [found.words for found in of_norms if found.raised and found.rule.action == "not computed"]
     alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
     values["like cases"] = None if alike is None else alike.median
@@ -141,7 +142,7 @@ def fit(
         values |= _shape_values(weighted, yardstick)
         shapes["refined"] = on_grid(weighted if published else _with_one_rise(weighted, warmup_steps))
     if choice.shape != "linear":
-        shapes["recommended"] = on_grid(scheduled(steps, warmup_steps, choice.k))
+        shapes["recommended"] = on_grid(scheduled(steps, warmup_steps, choice.k, level))
     measures = yardstick.measure(shapes, prior, near)
     if choice.keeps_peak:
         measures["recommended"] = replace(measures["recommended"], peak_lr_ratio=1.0)
@@ -152,6 +153,7 @@ def fit(
     result = Refinement(
         schedules={},
         choice=choice,
+        level=level,
         reason=_reason(values["rho"], alike, choice, missing),
         worth=alike,
         already_ran=already_ran,
@@ -299,6 +301,8 @@ def _reason(rho: float | None, alike: Worth | None, choice: Choice, missing: lis
     """Why the recommended schedule is what it is, in words that need no other line."""
     if missing:
         return f"{choice.reason}; the log allows no refined schedule: {'; '.join(missing)}"
+    if choice.spoke != "neither":
+        return choice.reason
     if rho is None:
         norms = "what the norms do is unknown"
     elif 0.9 <= rho <= 1.1:
@@ -364,7 +368,7 @@ def _provenance(name: str, result: Refinement) -> dict[str, Any]:
         "default": result.default,
         **({"not_recommended": [found.words for found in result.against]} if result.against else {}),
         "shape": "refined" if refined else "linear" if name == "refined" else result.shape,
-        **({"k": result.choice.k, "hold": result.choice.hold} if name == "recommended" else {}),
+        **({"k": round(result.choice.k, 3), "hold": round(result.choice.hold, 3)} if name == "recommended" else {}),
         "reason": result.reason,
         "published": result.published,
         "source": source.name,

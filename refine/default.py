@@ -202,7 +202,7 @@ def choose(
     if why := _silent(law, k, gain):
         return silent(why, advice if k < 1.0 else "")
     told = (
-        f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'} at this peak"
+        f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'}"
     )
     return Choice(k, held, "both" if shifted else "loss", f"{noise}; {told}" if shifted else told, advice, shifted)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .default import words
 from .explanation import Explanation, named_power, rho_of
 from .figures import (
     _COLOURS,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_SHOWN_KS = (0.5, 1.0, 1.25, 2.0, 4.0, 10.0, 20.0)
+_SHOWN_KS = (0.5, 1.0, 2.0, 4.0, 10.0, 20.0)
 
 
 def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = None, *, force: bool = False) -> Figure:
@@ -193,8 +192,8 @@ def _draw_holds(explanation: Explanation, ax: Axes) -> str:
     ax.xaxis.set_major_formatter(lambda k, _: "peak/2" if k < 1.0 else f"{100.0 * (1.0 - 1.0 / k):.0f} %")
     ax.yaxis.set_major_formatter("{x:+g} %")
     ax.set_xlabel("share of the run for which the peak is held")
-    ax.set_ylabel("predicted loss over linear decay")
-    return f"How long to hold the peak: {words(choice)}"
+    ax.set_ylabel("final loss over linear decay")
+    return f"How long to hold the peak: {100.0 * choice.hold:.0f} % of the run"
 
 
 def _draw_weights(explanation: Explanation, ax: Axes) -> str:

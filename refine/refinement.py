@@ -143,7 +143,7 @@ def held_multiplier(weights: npt.ArrayLike, k: float) -> NDArray[np.float64]:
 
 
 def k_of_hold(weights: npt.ArrayLike, share: float) -> float:
-    """Find the k whose held schedule is at its cap for a share of the updates, ``1 / (1 - share)`` for constant weights.
+    """Find the k whose held schedule is at its cap for a share of the updates; 1 / (1 - share) for constant weights.
 
     One over the value that so large a share of the refined schedule exceeds, linear between updates, 0 at the end.
 

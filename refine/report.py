@@ -164,7 +164,7 @@ def head(result: Refinement, *, brief: bool = False, whole: bool = False) -> lis
     return [
         *_block("refined" if result.computed else "NOT refined", refined),
         *_block("recommended", recommended_words(result)),
-        *_block("why", printable(result.reason, limit=400)),
+        *_block("why", printable(result.choice.reason if brief else result.reason, limit=400)),
     ]
 
 
@@ -275,6 +275,7 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
     """The suggested peak learning rate of both schedules, by equal area, and what the losses say of it."""
     prior = result.prior
     advised = f"; {result.choice.peak_advice}" if result.choice.peak_advice else ""
+    advised = "; ".join(advised.split("; ")[:2]) if brief else advised  # without what it would gain
     if result.already_ran or result.choice.keeps_peak:
         kept = "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
         kept += "" if result.already_ran else ", for which the hold was chosen"

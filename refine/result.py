@@ -63,6 +63,8 @@ class Refinement:
         an attribute too.
     choice : Choice
         For how long the recommended schedule holds the peak, and why.
+    level : ndarray, shape (T,), or None
+        Noise level of each update that the recommended schedule follows; None: it does not shift.
     reason : str
         Why that one is recommended, in a sentence.
     worth : Worth or None
@@ -95,6 +97,7 @@ class Refinement:
 
     schedules: Mapping[str, Schedule]
     choice: Choice
+    level: NDArray[np.float64] | None
     reason: str
     worth: Worth | None
     already_ran: bool
