@@ -201,9 +201,7 @@ def choose(
     advice = "" if bad_fit(law.fit) else peak_advice(law, best, k, held)
     if why := _silent(law, k, gain):
         return silent(why, advice if k < 1.0 else "")
-    told = (
-        f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'}"
-    )
+    told = f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'}"
     return Choice(k, held, "both" if shifted else "loss", f"{noise}; {told}" if shifted else told, advice, shifted)
 
 

@@ -131,8 +131,8 @@ def held_multiplier(weights: npt.ArrayLike, k: float) -> NDArray[np.float64]:
 
     Notes
     -----
-    Own. O(T). In 16 cases (four courses of nu, two values of B and of beta; T = 400, c = 300 an update) its loss was
-    .01 to .11 % above the least over all T rates. The kernel must be long: at c = .5 it was .6 to 2.4 %.
+    Own. O(T). In 16 cases (four courses of nu, two values of B and of beta; T = 400, c = 300 an update) its loss lay
+    within .01 to .11 % of the least over all T rates at once. The kernel must be long: at c = .5 it was .6 to 2.4 %.
 
     Examples
     --------
