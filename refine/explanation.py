@@ -233,18 +233,19 @@ def _holds(result: Refinement) -> tuple[tuple[Hold, ...], str]:
         return (), why_not(result.norms)
     steps, peak = result.recommended.total_steps, law.longest.peak_lr
     weights = np.ones(steps) if result.level is None else 1.0 / result.level
-    try:
-        straight = law.predict(result.linear, peak_lr=peak, points=1)
-        found = []
-        for k in np.unique([*np.geomspace(*_KS, _HOLDS), result.choice.k]).tolist():
-            multiplier = scheduled(steps, result.warmup_steps, k, result.level)
+    found, why = [], ""
+    for k in np.unique([*np.geomspace(*_KS, _HOLDS), result.choice.k]).tolist():
+        multiplier = scheduled(steps, result.warmup_steps, k, result.level)
+        try:
+            straight = law.predict(result.linear, peak_lr=peak, points=1)
             held = law.predict(Schedule.from_rates(multiplier), peak_lr=peak * float(multiplier.max()), points=1)
-            apart, per_cent = law.difference(held, straight), 100.0 / straight.final_loss
-            share = hold_of_k(weights, k)
-            found.append(Hold(k, share, *(per_cent * value for value in (apart.value, apart.low, apart.high))))
-    except RefineError as error:  # the next run lies too far off for the law
-        return (), str(error)
-    return tuple(found), ""
+        except RefineError as error:  # that lies too far off for the law
+            why = str(error)
+            continue
+        apart, per_cent = law.difference(held, straight), 100.0 / straight.final_loss
+        share = hold_of_k(weights, k)
+        found.append(Hold(k, share, *(per_cent * value for value in (apart.value, apart.low, apart.high))))
+    return tuple(found), "" if found else why
 
 
 def _steps(

@@ -43,7 +43,7 @@ def losses(multiplier=STRAIGHT, progress=1.0, noise=0.4):
     return (2.0 + progress * 0.35 * travelled**-0.46 + noise * np.log1p(0.15 * remembered(multiplier))) * scatter
 
 
-KEPT, HIGH = losses(), losses(progress=0.05, noise=6.0)
+KEPT, HIGH = losses(), losses(noise=2.0)
 
 
 def log(loss=KEPT, multiplier=STRAIGHT, source=ADAM, norms=NORMS, **changes):
@@ -164,7 +164,7 @@ class TestTheLossesAreSilent:
         ("norms", "why"),
         [
             (lambda: log(None), "its norms have no losses beside them"),
-            (lambda: log(learning_rate=None), "its norms have no learning rates beside them"),
+            (lambda: log(learning_rate=None), "its norms have no learning rates above 0 beside them"),
             (lambda: log(losses(np.ones(T)), np.ones(T)), "the rate never drops, so nothing says what a decay gains"),
             (lambda: log(np.where(np.arange(T) < 1500, KEPT, 900.0)), "the run diverged"),
             (lambda: pool([log(), log()]), "the losses of pooled logs are a median of runs, and those of no run"),
@@ -189,7 +189,7 @@ class TestTheLossesAreSilent:
     def test_where_the_peak_is_too_high_nothing_is_changed_but_that_is_said(self):
         norms = log(HIGH)
         k = best_k(law_of(norms), T, W, PEAK)
-        assert k < 0.98
+        assert 0.3 < k < 0.9
         choice = silent(norms, f"the losses want no hold (k = {k:.2f})")
         assert choice.peak_advice == TOO_HIGH
         result = fit(norms)
@@ -258,7 +258,6 @@ class TestFit:
         assert result.measures["recommended"].peak_lr_ratio == 1.0
         assert result.peak_lr("recommended") == pytest.approx(PEAK)
         assert result.measures["linear"].peak_lr_ratio == 1.0
-        assert result.measures["cosine"].peak_lr_ratio != 1.0
         assert "keep the old one, lr=0.01, for which the hold was chosen" in " ".join(result.summary().split())
 
     def test_where_norms_fall_far_the_hold_still_has_its_peak(self):
