@@ -139,7 +139,8 @@ def fit(mode: str, log: Log, multiplier: NDArray[np.float64], rate: float, optim
         logged_steps=multiplier.size,
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
-    result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper")
+    hold = None if mode == "default" else 0.0  # only the default asks the losses, which takes longer than all else
+    result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper", hold=hold)
     if mode == "default":
         return _fitted(result, "recommended", result.shape == "linear")
     if mode in ("paper", "unguarded"):
