@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import engine_options, log_options, run_options, smoothing_option
+from .options import Number, engine_options, log_options, run_options, smoothing_option
 from .output import output_options, write
 from .progress import reading
 
@@ -19,6 +19,12 @@ from .progress import reading
 @run_options
 @click.option(
     "--published", is_flag=True, help="Make refined the published algorithm to the letter: no warmup, dips kept."
+)
+@click.option(
+    "--hold",
+    type=Number(min=0.0, max=1.0, max_open=True),
+    metavar="SHARE",
+    help="Share of the run for which recommended holds the peak.  [default: as the losses say]",
 )
 @smoothing_option
 @output_options("refined")
@@ -32,6 +38,7 @@ def fit(
     peak_lr: float | None,
     total_steps: int | None,
     published: bool,
+    hold: float | None,
     smoothing_fraction: float,
     out: str,
     force: bool,
@@ -74,6 +81,7 @@ def fit(
         "total_steps": total_steps,
         "prior_schedule": prior_schedule,
         "peak_lr": peak_lr,
+        "hold": hold,
     }
     if each:
         rows = fit_each(
@@ -102,7 +110,7 @@ def fit(
 
 
 _COLUMNS = (
-    "norms: at the end over those at 5 % of the run; recommended: linear decay, or bent to fall later or earlier; "
+    "norms: at the end over those at 5 % of the run; recommended: linear decay, or the peak held before it; "
     "refined at: where refined has its peak; bound: of refined in theory, against linear decay; use: the schedule "
     "where none is named; peak LR: with that one over the old one, for rates that add up to the old sum"
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .bound import best_omega, thinned
-from .default import Choice, bend, choose, decays_linearly, progress_ratio_of
+from .default import DEFAULT_WARMUP_FRACTION, Choice, choose, decays_linearly, next_warmup, scheduled
 from .describe import decay_exponent, peak_fraction
 from .diagnostics import check, near_separable
 from .digits import on_grid
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "family_of", "fit", "refined_schedule", "unlike"]
 
-DEFAULT_WARMUP_FRACTION = 0.02
-"""Warmup where the log does not show one, as a fraction of the next run."""
-
 COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
 
@@ -53,14 +50,15 @@ def fit(
     total_steps: int | None = None,
     prior_schedule: Schedule | str | None = None,
     peak_lr: float | None = None,
+    hold: float | None = None,
     **read: Any,
 ) -> Refinement:
     r"""Compute the schedules for the next run from the gradient norms of a finished one.
 
     ``refined`` is :math:`h_t \propto w_t \sum_{p>t} w_p` with :math:`w_t = 1/N_t` (arXiv:2310.07831, Theorem 3) on
     norms smoothed with both ends reflected, with one rise and one fall and a warmup not shorter, in updates, than the
-    logged run's. ``recommended`` is what the evidence says to run: linear decay with that warmup, bent towards a later
-    or an earlier decay where the log says so (`refine.default`).
+    logged run's. ``recommended`` is what the evidence says to run: linear decay with that warmup, its peak held before
+    for as long as the losses beside the norms say (`refine.default`).
 
     Parameters
     ----------
@@ -82,6 +80,9 @@ def fit(
         family's name (`refine.from_name`).
     peak_lr : float, optional
         The logged run's peak learning rate.
+    hold : float, optional
+        Share of the next run, from 0 to below 1, for which ``recommended`` holds the peak before it anneals; by default
+        the losses say.
     **read
         How to read the log, as in `refine.read_norms`: ``column``, ``step_column``, ``lr_column``, ``norm_kind``,
         ``every``, ``logged_steps``, ``run``.
@@ -110,6 +111,10 @@ def fit(
     from .inputs import as_norms
     from .readers.optimizers import named_family
 
+    if hold is not None and not (hasattr(hold, "__float__") and 0.0 <= hold < 1.0):
+        raise RefineError(
+            f"hold is {hold!r}; it must be a number from 0 to below 1, the share of the run for which the peak is held"
+        )
     named = None if optimizer is None else named_family(str(optimizer))
     norms, smoothing = as_norms(log, optimizer=named, smoothing=smoothing, **read)
     steps = norms.total_steps if total_steps is None else check_count("total_steps", total_steps, least=1)
@@ -123,8 +128,8 @@ def fit(
     values = check_values(norms, reflected, yardstick.smoothed, family, prior)
     of_norms = check(values)
     near = near_separable(of_norms)
-    progress = progress_ratio_of(norms, family, family_source != "assumed", prior)
-    choice = choose({**values, "progress ratio": progress})
+    level: NDArray[np.float64] | None = None  # the noise is taken not to shift
+    choice = choose(norms, prior, steps, level=level, hold=hold)
     missing = [found.words for found in of_norms if found.raised and found.rule.action == "not computed"]
     alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
     values["like cases"] = None if alike is None else alike.median
@@ -136,9 +141,11 @@ def fit(
         weighted = refined_multiplier(inverse_squared_norms(norms.on_updates(smoothed, steps), optimizer=family))
         values |= _shape_values(weighted, yardstick)
         shapes["refined"] = on_grid(weighted if published else _with_one_rise(weighted, warmup_steps))
-    if choice.bend != "linear":
-        shapes["recommended"] = on_grid(with_warmup(bend(choice.bend, steps), warmup_steps))
+    if choice.shape != "linear":
+        shapes["recommended"] = on_grid(scheduled(steps, warmup_steps, choice.k, level))
     measures = yardstick.measure(shapes, prior, near)
+    if choice.keeps_peak:
+        measures["recommended"] = replace(measures["recommended"], peak_lr_ratio=1.0)
     already_ran = prior.is_like(shapes["recommended"])
     checks = check({**values, "peak LR ratio": measures["recommended"].peak_lr_ratio})
     distance, distance_notes = _distance(norms, family, shapes["recommended"], near)
@@ -146,6 +153,7 @@ def fit(
     result = Refinement(
         schedules={},
         choice=choice,
+        level=level,
         reason=_reason(values["rho"], alike, choice, missing),
         worth=alike,
         already_ran=already_ran,
@@ -160,12 +168,11 @@ def fit(
         warmup_steps=warmup_steps,
         prior=prior,
         distance=distance,
-        progress_ratio=progress if isinstance(progress, float) else None,
-        assumptions=_assumptions(norms, family, family_source, warmup_source, isinstance(progress, float)),
+        assumptions=_assumptions(norms, family, family_source, warmup_source),
         notes=(
             *norms.source.notes,
             *examine(norms, reflected).warnings,
-            *_notes(norms, family, prior, near and not already_ran, warmup_steps, steps),
+            *_notes(norms, family, prior, near and not already_ran and not choice.keeps_peak, warmup_steps, steps),
             *distance_notes,
         ),
     )
@@ -197,7 +204,7 @@ def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:
                 "that leaves no anneal: give it more with --total-steps, or say --prior-schedule linear:warmup_steps=W"
             )
         return prior.warmup_steps, "log"
-    return round(DEFAULT_WARMUP_FRACTION * steps), "assumed"
+    return next_warmup(prior, steps), "assumed"
 
 
 def unlike(norms: GradientNorms, prior: Prior) -> str:
@@ -292,9 +299,10 @@ def _shape_values(weighted: NDArray[np.float64], yardstick: _Yardstick) -> dict[
 
 def _reason(rho: float | None, alike: Worth | None, choice: Choice, missing: list[str]) -> str:
     """Why the recommended schedule is what it is, in words that need no other line."""
-    bent = f"{choice.reason}; " if choice.bend != "linear" else ""
     if missing:
-        return f"{bent}the log allows no refined schedule: {'; '.join(missing)}"
+        return f"{choice.reason}; the log allows no refined schedule: {'; '.join(missing)}"
+    if choice.spoke != "neither":
+        return choice.reason
     if rho is None:
         norms = "what the norms do is unknown"
     elif 0.9 <= rho <= 1.1:
@@ -303,11 +311,11 @@ def _reason(rho: float | None, alike: Worth | None, choice: Choice, missing: lis
         shown = f"{rho:.2f}" if rho >= 0.1 else f"{rho:.2g}"  # as many digits as the check's words
         norms = f"norms {'fall' if rho < 1.0 else 'rise'} to {shown} {'of' if rho < 1.0 else 'times'} their value"
         norms += " by the end"
-    return f"{bent}{norms}: {'no benchmark case is like this log' if alike is None else alike.in_words()}"
+    return f"{choice.reason}; {norms}: {'no benchmark case is like this log' if alike is None else alike.in_words()}"
 
 
 def _assumptions(
-    norms: GradientNorms, family: OptimizerFamily, family_source: str, warmup_source: str, losses_used: bool
+    norms: GradientNorms, family: OptimizerFamily, family_source: str, warmup_source: str
 ) -> tuple[str, ...]:
     found = []
     if family_source == "assumed":
@@ -323,8 +331,6 @@ def _assumptions(
     found.append(f"norms {', '.join([*each, 'not scaled'])}")
     if warmup_source == "assumed":
         found.append(f"{100 * DEFAULT_WARMUP_FRACTION:g} % warmup (the log shows no rates from its start on)")
-    if losses_used:
-        found.append("each loss is that of its own batch, a mean")
     return tuple(found)
 
 
@@ -362,6 +368,7 @@ def _provenance(name: str, result: Refinement) -> dict[str, Any]:
         "default": result.default,
         **({"not_recommended": [found.words for found in result.against]} if result.against else {}),
         "shape": "refined" if refined else "linear" if name == "refined" else result.shape,
+        **({"k": round(result.choice.k, 3), "hold": round(result.choice.hold, 3)} if name == "recommended" else {}),
         "reason": result.reason,
         "published": result.published,
         "source": source.name,

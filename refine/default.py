@@ -1,246 +1,268 @@
-r"""What `refine fit` recommends: linear decay with the run's warmup, bent a little where the log says so.
+r"""What `refine fit` recommends: hold the peak, then anneal, for as long as the losses say.
 
-Chosen on half of the problems of `refine bench` and run on the other (docs/default.md): no weights from the norms were
-safe and better than linear decay. Later decay, where the progress ratio says so, helped transformers and cost tables up
-to 0.4 %; earlier decay helped on near-separable tables.
+.. math:: h_t = \min(1, k\, r_t)
+
+r is the refined schedule of the noise level: linear decay, unless that level shifts. k is the one number that a peak
+leaves open (`refine.refinement.held_multiplier`). The law that `refine.fit_loss` fits to the losses beside the norms
+says it; where the law must be silent, k is 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
-from .families import polynomial
+from .bound import golden_minimum
+from .errors import RefineError
+from .families import with_warmup
+from .files import printable
+from .foretold import law_of, why_not
+from .loss_limits import bad_fit
 from .norms import GradientNorms
-from .prior import LEAST_COVERAGE, Prior
-from .readers.columns import group
-from .refinement import EXPONENTS, OptimizerFamily
+from .prior import Prior
+from .refinement import held_multiplier, k_of_hold
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .prediction import Difference, LossLaw, Prediction
 
 __all__ = [
-    "EXPONENT",
-    "SHAPES",
-    "Balance",
-    "Bend",
+    "CAUTION",
+    "DEFAULT_WARMUP_FRACTION",
+    "LEAST_K",
+    "LONG_HOLD",
+    "TOO_HIGH",
     "Choice",
-    "balance_of",
-    "bend",
+    "Shape",
+    "best_k",
+    "cautious_hold",
     "choose",
     "decays_linearly",
-    "progress_ratio",
-    "progress_ratio_of",
+    "next_warmup",
+    "peak_advice",
+    "scheduled",
+    "words",
 ]
 
-Bend = Literal["linear", "later", "earlier"]
+Shape = Literal["linear", "held", "shifted", "held, shifted"]
 
-EXPONENT: dict[Bend, float] = {"linear": 1.0, "later": 0.75, "earlier": 1.25}
-"""Power q of the time left, (1 - t)^q. At equal area the peak moves by 12.5 % at most."""
+DEFAULT_WARMUP_FRACTION = 0.02
+"""Warmup where the log does not show one, as a fraction of the next run."""
 
-SHAPES: dict[Bend, str] = {
-    "linear": "linear decay",
-    "later": "later than linear decay",
-    "earlier": "earlier than linear decay",
-}
-"""In words."""
+LEAST_K = 1.02
+"""A k this near to 1, on either side, is linear decay."""
 
-LATER, EARLIER, SEPARABLE = 1.2, 1.0, 0.2
-"""Where rho is not below the third: the progress ratio above which to decay later; elsewhere: below which earlier."""
+CAUTION = 1.0
+"""Standard errors of a predicted difference that a hold has to make up for; by gain against harm (docs/default.md)."""
 
-_END, _ANNEALED, _STRAIGHT, _ONE, _GAP, _LEAST_POINTS = 0.05, 0.25, 0.9, 0.5, 0.1, 100
+LONG_HOLD = 0.25
+"""A hold for more than this share of the run says that the peak is low."""
+
+TOO_HIGH = "the losses say that the peak is too high: try half of it"
+
+_LOWEST_K, _HIGHEST_K, _TRIED, _HALVINGS = 0.25, 100.0, 13, 14
+_SHARES = tuple(share / 20 for share in range(1, 20))
+_END, _ANNEALED, _STRAIGHT = 0.05, 0.25, 0.9
+_REMEDY = re.compile(r"[:;] |, and no law holds there")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How linear decay is bent, and why: the values that decided, in a sentence."""
-
-    bend: Bend
-    reason: str
-
-
-def bend(which: Bend, steps: int) -> NDArray[np.float64]:
-    """The schedule before its warmup, shape (steps,).
-
-    Examples
-    --------
-    >>> bend("later", 4).round(2).tolist()
-    [1.0, 0.81, 0.59, 0.35]
-    """
-    return polynomial(steps, power=EXPONENT[which]).multiplier
-
-
-def choose(values: Mapping[str, float | str | None]) -> Choice:
-    """Decide by ``rho`` and ``progress ratio``, a number or the reason why there is none.
-
-    Examples
-    --------
-    >>> choose({"rho": 0.1, "progress ratio": 0.8}).bend, choose({"rho": 0.9, "progress ratio": 1.3}).bend
-    ('earlier', 'later')
-    >>> choose({"rho": 0.9, "progress ratio": 0.8})
-    Choice(bend='linear', reason='the loss fell 0.8 times as far as the noise of the updates explains, not above 1.2')
-    >>> choose({"rho": 0.9, "progress ratio": "the log holds no losses"})
-    Choice(bend='linear', reason='nothing in the log bends it: the log holds no losses')
-    """
-    rho, ratio = values.get("rho"), values.get("progress ratio")
-    if not isinstance(rho, float) or not isinstance(ratio, float):
-        return Choice("linear", f"nothing in the log bends it: {ratio}")
-    told = f"the loss fell {ratio:.3g} times as far as the noise of the updates explains"
-    if rho >= SEPARABLE:
-        return (
-            Choice("later", f"{told}, above {LATER:g}")
-            if ratio > LATER
-            else Choice("linear", f"{told}, not above {LATER:g}")
-        )
-    told = f"the norms fall to {rho:.2g} of their value and {told}"
-    return (
-        Choice("earlier", f"{told}, below {EARLIER:g}")
-        if ratio < EARLIER
-        else Choice("linear", f"{told}, not below {EARLIER:g}")
-    )
-
-
-def progress_ratio(
-    loss: NDArray[np.float64],
-    rates: NDArray[np.float64],
-    squared: NDArray[np.float64],
-    each: NDArray[np.float64] | None = None,
-) -> float:
-    r"""By how much the loss lies above its end, over what the noise of the updates can account for.
-
-    .. math:: \pi = \frac{2 \sum_t \eta_t (L_t - L_T)}{\sum_t \eta_t^2 N_t}
-
-    From :math:`\|x_{t+1} - x_*\|^2 = \|x_t - x_*\|^2 - 2 \eta_t \langle g_t, x_t - x_* \rangle + \eta_t^2 N_t`, summed,
-    and convexity, :math:`\langle g_t, x_t - x_* \rangle \ge L_t - L_*` in the mean:
-
-    .. math:: \|x_1 - x_*\|^2 - \|x_{T+1} - x_*\|^2 \ge (\pi - 1) \sum_t \eta_t^2 N_t
-
-    Above 1 the run got nearer to the solution in spite of the noise: it is limited by how far it has to go, and wants
-    its rate for longer. A run that only follows its own noise down has at most 1, a quadratic 1/2.
-
-    Parameters
-    ----------
-    loss, rates, squared : ndarray, shape (n,)
-        Minibatch loss before an update, learning rate and N of that update, at the same n updates of a whole run.
-        L_T is the mean over the last twentieth.
-    each : ndarray, shape (n,), optional
-        Updates that a row stands for; by default as many each.
-
-    Notes
-    -----
-    Own. The inequality is that of SGD; for the Adam family, with its own norm N in a metric that moves, it is a
-    heuristic that was measured. It has no unit only where loss, rate and N belong together: not for a summed loss, nor
-    for the l2 norm of an Adam run.
-
-    Examples
-    --------
-    >>> t = np.arange(100.0)
-    >>> progress_ratio(1.0 * (t < 50), np.full(100, 0.5), np.full(100, 2.0))
-    1.0
-    """
-    return Balance.of(np.arange(loss.size), loss, rates, squared, np.ones(loss.size) if each is None else each).ratio
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Balance:
-    r"""What the progress ratio weighs against each other, all of shape (n,).
-
-    .. math:: \pi = \frac{\sum_t \eta_t e_t}{\sum_t \eta_t v_t}, \qquad e_t = 2 (L_t - L_T), \qquad v_t = \eta_t N_t
+    """What is recommended, and why.
 
     Attributes
     ----------
-    updates : ndarray of int64
-        Updates of the logged run, from 0.
-    rates, excess, noise : ndarray
-        The learning rate, e and v, on raw norms.
-    each : ndarray
-        Updates that a row stands for: its weight in both sums.
+    k : float
+        1: linear decay, or the anneal that follows the noise; more: the peak is held first.
+    hold : float
+        Share of the run for which the peak is held.
+    spoke : {"loss", "noise", "both", "neither", "user"}
+        What decided.
+    reason : str
+        Part of a sentence.
+    peak_advice : str
+        What the losses say of the peak; empty where nothing.
+    shifted : bool
+        The anneal follows shifts of the noise level.
     """
 
-    updates: NDArray[np.int64]
-    rates: NDArray[np.float64]
-    excess: NDArray[np.float64]
-    noise: NDArray[np.float64]
-    each: NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls,
-        updates: NDArray[np.int64],
-        loss: NDArray[np.float64],
-        rates: NDArray[np.float64],
-        squared: NDArray[np.float64],
-        each: NDArray[np.float64],
-    ) -> Balance:
-        """The end of the loss is its mean over the last twentieth of the updates."""
-        left = np.cumsum(each[::-1])[::-1]
-        last = left <= max(round(_END * left[0]), left[-1])
-        end = np.average(loss[last], weights=each[last])
-        return cls(updates, rates, 2.0 * (loss - end), rates * squared, each)
+    k: float
+    hold: float
+    spoke: Literal["loss", "noise", "both", "neither", "user"]
+    reason: str
+    peak_advice: str = ""
+    shifted: bool = False
 
     @property
-    def parts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Terms of both sums."""
-        return self.each * self.rates * self.excess, self.each * self.rates * self.noise
+    def shape(self) -> Shape:
+        """In a word or two."""
+        if self.k > 1.0:
+            return "held, shifted" if self.shifted else "held"
+        return "shifted" if self.shifted else "linear"
 
     @property
-    def ratio(self) -> float:
-        """Nan without any noise."""
-        above, below = (float(part.sum()) for part in self.parts)
-        return above / below if below > 0.0 else math.nan
+    def keeps_peak(self) -> bool:
+        """Whether it was chosen for the logged peak: then that is the one to run it at."""
+        return self.spoke in ("loss", "both")
 
 
-def progress_ratio_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, prior: Prior) -> float | str:
-    """`progress_ratio` of a log, or why it has none; see `balance_of`."""
-    found = balance_of(norms, optimizer, known, prior)
-    return found if isinstance(found, str) else found.ratio
+def words(choice: Choice, steps: int | None = None) -> str:
+    """Say what a choice looks like, over so many updates where they are given.
+
+    Examples
+    --------
+    >>> words(Choice(2.0, 0.5, "loss", ""))
+    'hold the peak for 50 % of the run, then anneal (k = 2.00)'
+    >>> words(Choice(1.0, 0.0, "neither", ""), 5000)
+    'linear decay over 5,000 updates'
+    """
+    anneal = "anneal with the noise level" if choice.shifted else "anneal"
+    if choice.k > 1.0:
+        span = "the run" if steps is None else f"{steps:,} updates"
+        return f"hold the peak for {100.0 * choice.hold:.0f} % of {span}, then {anneal} (k = {choice.k:.2f})"
+    span = "" if steps is None else f" over {steps:,} updates"
+    return f"{anneal if choice.shifted else 'linear decay'}{span}"
 
 
-def balance_of(norms: GradientNorms, optimizer: OptimizerFamily, known: bool, prior: Prior) -> Balance | str:
-    """Both sides of the progress ratio, or why there is none; ``known``: the log or the caller names the optimizer."""
-    if optimizer != "adam":
-        return "the rule was tried for the Adam family only"
-    squared = norms.values if norms.kind == "l1" else norms.l1
-    if squared is None or not norms.source.kind_known:
-        return "the rule takes the l1 norm, which GradNormRecorder logs"
-    if not known:
-        return "the optimizer is assumed: give --optimizer"
-    if norms.pool is not None:
-        return "the rule is for a single log"
-    if group(norms.source.columns.get("norm", "")) is not None:
-        return "the loss is the whole model's, the norm a group's"
-    if norms.loss is None:
-        return "the log holds no losses"
-    if prior.multiplier is None:
-        return "the learning rates of the whole run are not known"
-    if prior.peak_lr is None:
-        return "the peak learning rate is not known: give --peak-lr"
-    fine = np.isfinite(norms.loss) & np.isfinite(squared)
-    if np.count_nonzero(fine) < max(_LEAST_POINTS, LEAST_COVERAGE * fine.size):
-        return f"{np.count_nonzero(fine)} losses are too few"
-    if not decays_linearly(prior):
-        return "the logged run did not decay about linearly"
-    at = norms.updates[fine]
-    gap = int(np.diff(np.concatenate([[-1], at, [norms.total_steps]])).max()) - 1
-    if gap > _GAP * norms.total_steps:
-        return f"{gap} updates in one stretch are not logged"
-    rates = prior.peak_lr * prior.multiplier[np.minimum(at, prior.multiplier.size - 1)]
-    each = np.diff(at, append=at[-1] + norms.stride).astype(np.float64)
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        found = Balance.of(at, norms.loss[fine], rates, squared[fine] ** EXPONENTS[optimizer], each)
-        if not math.isfinite(found.ratio):
-            return "loss, rates and norms give no number"
-        if any(np.abs(part).max() > _ONE * np.abs(part).sum() for part in found.parts):
-            return "a single update makes most of it"
-    return found
+def scheduled(steps: int, warmup_steps: int, k: float = 1.0, level: npt.ArrayLike | None = None) -> NDArray[np.float64]:
+    """Multipliers ``min(1, k r)`` behind a warmup, r the refined schedule of a noise level; shape (steps,).
+
+    Below 1 the largest of them is k: what the warmup scales to its peak is scaled back.
+
+    Examples
+    --------
+    >>> scheduled(4, 2, 2.0).tolist(), scheduled(4, 0, 0.5).tolist()
+    ([0.5, 1.0, 1.0, 0.5], [0.5, 0.375, 0.25, 0.125])
+    """
+    multiplier = held_multiplier(_weights(steps, level), k)
+    top = float(multiplier.max())
+    return with_warmup(multiplier / top, warmup_steps) * top
+
+
+def next_warmup(prior: Prior, steps: int) -> int:
+    """Warmup of the next run: that of the logged one in updates, or 2 % where that is unknown."""
+    return round(DEFAULT_WARMUP_FRACTION * steps) if prior.warmup_steps is None else prior.warmup_steps
+
+
+def choose(
+    norms: GradientNorms,
+    prior: Prior,
+    steps: int,
+    *,
+    level: NDArray[np.float64] | None = None,
+    hold: float | None = None,
+) -> Choice:
+    """Decide for how long the next run holds its peak.
+
+    Parameters
+    ----------
+    norms : GradientNorms
+        With losses and learning rates, or nothing speaks.
+    prior : Prior
+        Its warmup is that of the next run.
+    steps : int
+        Updates of the next run.
+    level : ndarray, shape (steps,), optional
+        Noise level of each of them; None: it does not shift.
+    hold : float, optional
+        Share of the run, as the user says.
+
+    Examples
+    --------
+    >>> choose(GradientNorms.from_values([1.0, 1.0]), Prior(), 100, hold=0.5)
+    Choice(k=2.0, hold=0.5, spoke='user', reason='the hold is as given', peak_advice='', shifted=False)
+    >>> choose(GradientNorms.from_values([1.0, 1.0]), Prior(), 100).reason
+    'neither loss nor noise speaks: its norms have no losses beside them'
+    """
+    shifted = level is not None
+    if hold is not None:
+        return Choice(k_of_hold(_weights(steps, level), hold), hold, "user", "the hold is as given", shifted=shifted)
+    noise = "the noise shifts its level"
+
+    def silent(why: str, peak: str = "") -> Choice:
+        if shifted:
+            return Choice(1.0, 0.0, "noise", f"{noise}, the loss does not speak: {why}", peak, shifted)
+        return Choice(1.0, 0.0, "neither", f"neither loss nor noise speaks: {why}", peak)
+
+    law, warmup = law_of(norms), next_warmup(prior, steps)
+    if law is None:
+        return silent(_brief(why_not(norms), norms))
+    if poor := bad_fit(law.fit):
+        return silent(poor[0])
+    try:
+        peak = law.longest.peak_lr
+        plain, half = (
+            law.predict(Schedule.from_rates(scheduled(steps, warmup, 1.0, level), {}), peak_lr=rate, points=1)
+            for rate in (peak, 0.5 * peak)
+        )
+        held = cautious_hold(law, steps, warmup, peak, level)
+        k = k_of_hold(_weights(steps, level), held)
+        schedule = Schedule.from_rates(scheduled(steps, warmup, k, level), {})
+        best = law.predict(schedule, peak_lr=peak, points=1)
+    except RefineError as error:  # the next run lies too far off for the law
+        return silent(_brief(str(error), norms))
+    if held == 0.0:
+        too_high = law.difference(half, plain).verdict == "better"
+        return silent("the losses want no hold that they are sure of", TOO_HIGH if too_high else "")
+    gain, advice = law.difference(best, plain), peak_advice(law, best, k, held)
+    told = f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'}"
+    return Choice(k, held, "both" if shifted else "loss", f"{noise}; {told}" if shifted else told, advice, shifted)
+
+
+def cautious_hold(
+    law: LossLaw, steps: int, warmup_steps: int, peak_lr: float, level: npt.ArrayLike | None = None
+) -> float:
+    r"""Share of the run to hold the peak for, in twentieths: the least of predicted difference and `CAUTION` errors.
+
+    .. math:: \min_h \; d(h) + c\, \sigma(h), \qquad d(0) = \sigma(0) = 0
+
+    d is the predicted final loss less that without a hold, sigma its standard error (`LossLaw.difference`). Losses that
+    tell nothing give no hold, and those that tell little a short one.
+    """
+    weights = _weights(steps, level)
+    rates = [scheduled(steps, warmup_steps, k_of_hold(weights, h), level) * peak_lr for h in (0.0, *_SHARES)]
+    found = [value + CAUTION * error for value, error in law.costs(rates[1:], rates[0])]
+    best = int(np.argmin(found))
+    return _SHARES[best] if found[best] < 0.0 else 0.0
+
+
+def best_k(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float, level: npt.ArrayLike | None = None) -> float:
+    """The k from 1/4 to 100 of the least predicted loss, by a search over one scalar; O(steps) each."""
+
+    def predicted(log_k: float) -> float:
+        return law.final_loss(scheduled(steps, warmup_steps, math.exp(log_k), level) * peak_lr)
+
+    grid = np.linspace(math.log(_LOWEST_K), math.log(_HIGHEST_K), _TRIED)
+    best = int(np.argmin([predicted(float(x)) for x in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
+    return math.exp(golden_minimum(predicted, float(low), float(high), steps=_HALVINGS))
+
+
+def peak_advice(law: LossLaw, best: Prediction, k: float, hold: float) -> str:
+    """What a k says of the peak: below 1 it is too high, with a long hold too low; ``best``: the schedule of that k."""
+    if k < 1.0 / LEAST_K:
+        return TOO_HIGH
+    if hold <= LONG_HOLD:
+        return ""
+    advice = "the peak is low for this horizon: try 2 to 4 times"
+    try:
+        steps, peak = best.total_steps, 2.0 * best.peak_lr
+        gain = best.final_loss - law.predict("linear", total_steps=steps, peak_lr=peak, points=1).final_loss
+    except RefineError:  # a law that cannot cross peaks
+        return advice
+    return advice if gain <= 0.0 else f"{advice}; linear decay at 2 times the peak is foretold to end {gain:.2g} lower"
 
 
 def decays_linearly(prior: Prior) -> bool:
     """Whether a straight line from the end of the warmup on explains the rates, and they end low.
 
-    Cosine passes, and so do both bends; WSD with a short cooldown does not: there the rule was wrong.
+    Cosine passes, WSD with a short cooldown does not.
     """
     assert prior.multiplier is not None
     after = prior.multiplier[prior.warmup_steps or 0 :]
@@ -249,6 +271,19 @@ def decays_linearly(prior: Prior) -> bool:
     after = after[:: 1 + after.size // 1_000_000]  # of the longest runs, seconds otherwise
     after = after / after.max()  # behind a high warmup all may be so small that their squares are 0
     return bool(np.corrcoef(after, np.arange(after.size))[0, 1] ** 2 >= _STRAIGHT)
+
+
+def _weights(steps: int, level: npt.ArrayLike | None) -> NDArray[np.float64]:
+    return np.ones(steps) if level is None else 1.0 / np.asarray(level, dtype=np.float64)
+
+
+def _signed(gain: Difference) -> str:
+    return f"{gain.value:+.2g} ({gain.low:+.2g} to {gain.high:+.2g})"
+
+
+def _brief(why: str, norms: GradientNorms) -> str:
+    """A refusal without the log's name and its remedy."""
+    return _REMEDY.split(why.removeprefix(f"{printable(norms.source.name)}: "))[0]
 
 
 def _share(size: int) -> int:

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .analysis import fit, unlike
-from .default import Balance, balance_of
+from .default import scheduled
 from .describe import decay_exponent, peak_fraction
+from .errors import RefineError
 from .families import with_warmup
 from .files import printable
-from .foretold import law_of
+from .foretold import law_of, why_not
 from .inputs import LogLike, pooled
 from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
-from .refinement import EXPONENTS, OptimizerFamily, inverse_squared_norms, refined_multiplier
+from .refinement import EXPONENTS, OptimizerFamily, hold_of_k, inverse_squared_norms, refined_multiplier
 from .report import head, recommended_words, remarks, why_no_peak
 from .result import Refinement
 from .schedule import Schedule
 from .text import paragraph
 from .worth import no_case
 
-__all__ = ["Change", "Explanation", "explain", "explain_logs", "named_power", "rho_of"]
+__all__ = ["Change", "Explanation", "Hold", "explain", "explain_logs", "named_power", "rho_of"]
 
 _SAME = 1e-12
+_KS, _HOLDS = (0.5, 20.0), 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,20 @@ class Change:
         return f"{self.updates:,} multipliers by {self.most:.3g} at most" if self.updates else "no multiplier (0)"
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A k, the share of the run for which it holds the peak, and its predicted final loss over that of linear decay.
+
+    In per cent, with the 90 % interval. Below 1 the peak is k times the logged one, and nothing is held.
+    """
+
+    k: float
+    share: float
+    percent: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
     """The schedules of a log, and the chain that led to them.
@@ -67,10 +83,11 @@ class Explanation:
     travelled : ndarray, shape (n,), or None
         Share of the sum of all learning rates that is used up with the update of each point; None where the rates
         are unknown.
-    balance : Balance or None
-        What the progress ratio is made of; None where it has none.
-    ratio_unknown : str
-        Why the progress ratio is not known; empty where it is.
+    holds : tuple of Hold
+        What the losses foretell of holding the peak, from half of it to a hold of nearly all of the run; empty without
+        a law.
+    holds_unknown : str
+        Why there are none; empty where there are.
     changes : mapping of str to Change
         ``one rise, one fall``: from the weights' schedule with its warmup to the refined one. ``refined``,
         ``recommended``: from linear decay with the same warmup to each.
@@ -81,8 +98,8 @@ class Explanation:
     result: Refinement
     squared: NDArray[np.float64]
     travelled: NDArray[np.float64] | None
-    balance: Balance | None
-    ratio_unknown: str
+    holds: tuple[Hold, ...]
+    holds_unknown: str
     changes: Mapping[str, Change]
     steps: tuple[tuple[str, str], ...]
 
@@ -106,7 +123,8 @@ class Explanation:
         return {
             **self.result.to_dict(),
             "headline": self.headline,
-            "progress_ratio_unknown": self.ratio_unknown or None,
+            "holds": [asdict(each) for each in self.holds],
+            "holds_unknown": self.holds_unknown or None,
             "exponent": EXPONENTS[self.result.optimizer],
             "constant_lr": self.result.prior.is_constant if self.result.prior.multiplier is not None else None,
             "squared_norm_first": _finite(self.squared[0]),
@@ -158,7 +176,7 @@ def explain(
     )
     with np.errstate(over="ignore", under="ignore"):
         squared = np.asarray(result.smoothed ** EXPONENTS[result.optimizer], dtype=np.float64)
-    told = balance_of(result.norms, result.optimizer, result.optimizer_source != "assumed", result.prior)
+    holds, unknown = _holds(result)
     refined, straight = result.refined.multiplier, result.linear.multiplier
     changes = {
         "one rise, one fall": Change.between(_with_dips(result) if result.computed else refined, refined),
@@ -169,8 +187,8 @@ def explain(
         result=result,
         squared=squared,
         travelled=_travelled(result),
-        balance=None if isinstance(told, str) else told,
-        ratio_unknown=told if isinstance(told, str) else "",
+        holds=holds,
+        holds_unknown=unknown,
         changes=changes,
         steps=_steps(result, squared, changes),
     )
@@ -206,6 +224,28 @@ def _travelled(result: Refinement) -> NDArray[np.float64] | None:
     sums = np.cumsum(result.prior.multiplier)
     shares: NDArray[np.float64] = sums[np.clip(result.norms.updates, 0, sums.size - 1)] / sums[-1]
     return shares
+
+
+def _holds(result: Refinement) -> tuple[tuple[Hold, ...], str]:
+    """Holds of the recommended schedule's noise level at the logged peak, or why there are none."""
+    law = law_of(result.norms)
+    if law is None:
+        return (), why_not(result.norms)
+    steps, peak = result.recommended.total_steps, law.longest.peak_lr
+    weights = np.ones(steps) if result.level is None else 1.0 / result.level
+    found, why = [], ""
+    for k in np.unique([*np.geomspace(*_KS, _HOLDS), result.choice.k]).tolist():
+        multiplier = scheduled(steps, result.warmup_steps, k, result.level)
+        try:
+            straight = law.predict(result.linear, peak_lr=peak, points=1)
+            held = law.predict(Schedule.from_rates(multiplier), peak_lr=peak * float(multiplier.max()), points=1)
+        except RefineError as error:  # that lies too far off for the law
+            why = str(error)
+            continue
+        apart, per_cent = law.difference(held, straight), 100.0 / straight.final_loss
+        share = hold_of_k(weights, k)
+        found.append(Hold(k, share, *(per_cent * value for value in (apart.value, apart.low, apart.high))))
+    return tuple(found), "" if found else why
 
 
 def _steps(
@@ -353,18 +393,20 @@ def _decision(result: Refinement, changes: Mapping[str, Change]) -> str:
 
 def _peak(result: Refinement) -> str:
     ratio, prior = result.measures["recommended"].peak_lr_ratio, result.prior
+    advised = f"; {result.choice.peak_advice}" if result.choice.peak_advice else ""
     if ratio is not None:
         peak = result.peak_lr("recommended")
         becomes = "" if peak is None else f" ({prior.peak_lr:.3g} becomes {peak:.3g})"
-        return f"of recommended {ratio:.2f} times the old peak, for equal area{becomes}"
-    return f"no learning rate is suggested: {why_no_peak(result)}"
+        why = "for which the hold was chosen" if result.choice.keeps_peak else "for equal area"
+        return f"of recommended {ratio:.2f} times the old peak, {why}{becomes}{advised}"
+    return f"no learning rate is suggested: {why_no_peak(result)}{advised}"
 
 
 def _loss(result: Refinement) -> str:
     law = law_of(result.norms)
     ends = ", ".join(f"{name} {found.words}" for name, found in result.predicted.items())
     fits = "" if law is None else f"{law.formula}, which fits the log's own losses to {law.rms:.2%}; "
-    return f"{fits}predicted at the suggested peaks: {ends}; it decides nothing here"
+    return f"{fits}predicted at the suggested peaks: {ends}"
 
 
 def _shown(value: float | None) -> str:

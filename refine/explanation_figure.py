@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
-from .default import EARLIER, LATER, SEPARABLE
 from .explanation import Explanation, named_power, rho_of
 from .figures import (
     _COLOURS,
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_WINDOW = 0.05
+_SHOWN_KS = (0.5, 1.0, 2.0, 4.0, 10.0, 20.0)
 
 
 def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = None, *, force: bool = False) -> Figure:
@@ -64,9 +62,7 @@ def draw(explanation: Explanation, to: str | os.PathLike[str] | Figure | None = 
     path = None if to is None or isinstance(to, Figure) else Path(to)
     if path is not None:
         check_suffix(path)
-    panels = [_draw_norms, _draw_squared, _draw_weights, _draw_worth, _draw_schedules]
-    if explanation.balance is not None:
-        panels.insert(3, _draw_balance)
+    panels = [_draw_norms, _draw_squared, _draw_weights, _draw_holds, _draw_worth, _draw_schedules]
     if explanation.result.predicted:
         panels.insert(-1, _draw_losses)
     if logged_rates(explanation.result.norms)[1].size or explanation.result.prior.multiplier is not None:
@@ -171,29 +167,33 @@ def _draw_squared(explanation: Explanation, ax: Axes) -> str:
     return "N by time, and by the distance travelled"
 
 
-def _draw_balance(explanation: Explanation, ax: Axes) -> str:
-    balance, ratio = explanation.balance, explanation.result.progress_ratio
-    assert balance is not None
-    width = max(1, round(_WINDOW * balance.updates.size))
-    excess, noise = (uniform_filter1d(column, width, mode="nearest") for column in (balance.excess, balance.noise))
-    chosen = _thinned(excess.size)
-    at, above, below = balance.updates[chosen], excess[chosen], noise[chosen]
-    ax.plot(
-        at, np.where(above > 0.0, above, np.nan), color=_COLOURS[0], linewidth=1.8, label="2 (loss - loss at the end)"
-    )
-    ax.plot(at, below, color=_COLOURS[1], linewidth=1.8, linestyle="--", label="learning rate x N")
-    positive = np.concatenate([above[above > 0.0], below[below > 0.0]])
-    high = float(positive.max())
-    low = max(float(positive.min()), 1e-3 * high)
-    _log_scale(ax, low, high)
-    ax.set_ylim(0.8 * low, 1.3 * high)
-    ax.set_xlim(0, explanation.result.norms.total_steps)
-    ax.set_xlabel("update of the logged run")
-    ax.set_ylabel(f"running mean over {width:,} points")
+def _draw_holds(explanation: Explanation, ax: Axes) -> str:
+    """The predicted final loss over the k, which the ticks name by the share of the run for which the peak is held."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    choice, holds = explanation.result.choice, explanation.holds
+    if not holds:
+        ax.set_axis_off()
+        text = "\n".join(textwrap.wrap(drawable(explanation.holds_unknown, 400), 48))
+        ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9.0).set_parse_math(False)
+        return "How long to hold the peak: the losses do not say"
+    ks = [each.k for each in holds]
+    low, high = ([getattr(each, end) for each in holds] for end in ("low", "high"))
+    ax.fill_between(ks, low, high, color=_COLOURS[0], alpha=0.15, linewidth=0.0, label="90 %")
+    ax.plot(ks, [each.percent for each in holds], color=_COLOURS[0], linewidth=1.8, label="predicted")
+    ax.axhline(0.0, color="black", linewidth=0.8)
+    chosen = next(each for each in holds if each.k == choice.k)
+    ax.plot([chosen.k], [chosen.percent], "D", color=_COLOURS[1], markersize=6.0, label="recommended")
     _finish(ax)
-    rho = rho_of(explanation.result)
-    rule = f"earlier if below {EARLIER:g}" if rho is not None and rho < SEPARABLE else f"later if above {LATER:g}"
-    return f"The loss fell {ratio:.3g} times as far as noise explains: {rule}"
+    ax.set_xscale("log")
+    ax.set_xlim(ks[0], ks[-1])
+    ax.xaxis.set_major_locator(FixedLocator(_SHOWN_KS))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(lambda k, _: "peak/2" if k < 1.0 else f"{100.0 * (1.0 - 1.0 / k):.0f} %")
+    ax.yaxis.set_major_formatter("{x:+g} %")
+    ax.set_xlabel("share of the run for which the peak is held")
+    ax.set_ylabel("final loss over linear decay")
+    return f"How long to hold the peak: {100.0 * choice.hold:.0f} % of the run"
 
 
 def _draw_weights(explanation: Explanation, ax: Axes) -> str:

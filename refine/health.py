@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .default import SHAPES, Choice, choose, progress_ratio_of
+from .default import Choice, choose, words
 from .diagnostics import RHO, Check, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
 from .hygiene import UNDONE, Plateau, clipping_plateau
@@ -210,7 +210,7 @@ class Inspection:
             "constant_lr": prior.is_constant if prior.multiplier is not None else None,
             "optimizer": source.optimizer,
             "settings": {str(key): value for key, value in source.settings.items()},
-            "decision": self.choice.bend,
+            "decision": self.choice.shape,
             "reason": self.choice.reason,
             "flags": [found.to_dict() for found in self.checks],
             "warnings": list(self.warnings),
@@ -254,7 +254,7 @@ class Inspection:
             ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
             ("losses", f"{d['losses']:,}"),
             ("settings", ", ".join(f"{printable(k)}={printable(v)}" for k, v in d["settings"].items()) or "none found"),
-            ("recommended", f"{SHAPES[self.choice.bend]}: {self.choice.reason}"),
+            ("recommended", f"{words(self.choice)}: {printable(self.choice.reason)}"),
         ]
         shown = [line for name, text in lines for line in paragraph(name, text or "none", indent=13, hanging=0)]
         shown += beside("checks", [found.row for found in self.checks], indent=13)
@@ -272,9 +272,7 @@ def inspect(norms: GradientNorms) -> Inspection:
     optimizer = norms.source.optimizer or "adam"
     values = check_values(norms, smoothed, on_updates, optimizer, prior)
     checks = tuple(found for found in check(values) if found.rule.name in values)
-    progress = progress_ratio_of(norms, optimizer, norms.source.optimizer is not None, prior)
-    choice = choose({**values, "progress ratio": progress})
-    return Inspection(norms, examine(norms, smoothed), prior, choice, checks)
+    return Inspection(norms, examine(norms, smoothed), prior, choose(norms, prior, norms.total_steps), checks)
 
 
 def _digits(values: NDArray[np.float64]) -> int:

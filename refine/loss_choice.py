@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .bound import golden_minimum
+from .default import LEAST_K, best_k, peak_advice, scheduled
 from .errors import RefineError
-from .families.base import with_warmup
 from .loss_table import LossTable, predict_named, rows_of
 from .prediction import CURVE_POINTS, LossLaw, Prediction
-from .refinement import refined_multiplier
+from .refinement import hold_of_k
 from .schedule import Schedule, check_count
 
-__all__ = ["COOLDOWNS", "Choice", "What", "choose", "held", "hold", "horizon_of"]
+__all__ = ["COOLDOWNS", "Choice", "What", "choose", "horizon_of"]
 
 What = Literal["cooldown", "peak", "horizon", "hold"]
 
@@ -34,7 +32,6 @@ COOLDOWNS = (
 
 _PEAKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HORIZONS = (0.5, 1.0, 2.0, 4.0)
-_MOST_HOLD, _LEAST_HOLD, _AT_LINEAR, _LONG = 100.0, 0.25, 1.02, 0.25
 _SHORTEST, _LONGEST = 1 / 8, 16
 
 
@@ -88,7 +85,7 @@ def choose(
     law : LossLaw
     what : {"cooldown", "peak", "horizon", "hold"}
         Among `COOLDOWNS`; among a quarter to four times the peak; the updates that reach ``target_loss``, or what half
-        and twice the updates gain; the share of the run that `held` keeps the peak.
+        and twice the updates gain; the share of the run for which the peak is held (`refine.default.best_k`).
     total_steps, peak_lr : optional
         Of the next run; by default those of the longest run.
     target_loss : float, optional
@@ -107,58 +104,6 @@ def choose(
         "hold": _hold,
     }
     return chosen[what](law, steps, peak_lr)
-
-
-def held(weights: NDArray[np.float64], k: float, warmup_steps: int = 0) -> NDArray[np.float64]:
-    r"""Multipliers ``min(1, k r)`` with the warmup on top, r the refined schedule of the weights; shape (T,).
-
-    The best schedule under a peak that may not be exceeded, for any law with a noise term
-    :math:`\sum_k \eta_k^2 \nu_k c / (1 + c u_k)`: for a given area that term decides. In continuous time let u be the
-    area still to come and :math:`y = 2 \sqrt{1 + c u} / c`. Then :math:`\eta = -y' \sqrt{1 + c u}`, the noise is
-    :math:`c \int \nu y'^2 dt`, and where the cap does not bind :math:`\nu y'` is constant: :math:`\eta \propto W(t) /
-    \nu(t)`, :math:`W(t) = \int_t^T 1/\nu`. That is the refined schedule of the weights :math:`1 / \nu`
-    (arXiv:2310.07831, Theorem 3), whatever the exponents of the law. The cap leaves one number, k: 1 is the refined
-    schedule (linear decay for constant weights), more holds the peak for longer (then WSD with a linear cooldown of the
-    last 1/k of the run), less says that the peak is too high.
-
-    Parameters
-    ----------
-    weights : (T,)
-        1 / nu, positive.
-    k : float
-        Above 0. Below 1 the largest multiplier is k.
-    warmup_steps : int
-
-    Examples
-    --------
-    >>> held(np.ones(4), 2.0).tolist()
-    [1.0, 1.0, 1.0, 0.5]
-    """
-    multiplier = np.minimum(1.0, k * refined_multiplier(weights))
-    top = float(multiplier.max())
-    return with_warmup(multiplier / top, warmup_steps) * top
-
-
-def hold(
-    law: LossLaw, total_steps: int, peak_lr: float, weights: NDArray[np.float64] | None = None
-) -> tuple[float, NDArray[np.float64]]:
-    """The k of the `held` schedule with the least predicted loss, from 1/4 to 100, and its multipliers, (T,).
-
-    A search over one scalar; O(T) each.
-    """
-    if weights is None:
-        noise = law.noise_of(total_steps)
-        weights = np.ones(total_steps) if noise is None else 1.0 / noise
-    warmup = min(law.longest.warmup_steps, total_steps // 2)
-
-    def predicted(log_k: float) -> float:
-        return law.final_loss(held(weights, math.exp(log_k), warmup) * peak_lr)
-
-    grid = np.linspace(math.log(_LEAST_HOLD), math.log(_MOST_HOLD), 25)
-    best = int(np.argmin([predicted(float(x)) for x in grid]))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
-    k = math.exp(golden_minimum(predicted, float(low), float(high), steps=12))
-    return k, held(weights, k, warmup)
 
 
 def _cooldown(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
@@ -242,25 +187,22 @@ def _linear(law: LossLaw, steps: int, peak_lr: float | None, points: int = 1) ->
 
 def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     base = law.longest.peak_lr if peak_lr is None else peak_lr
-    k, multiplier = hold(law, steps, base)
+    level, warmup = law.noise_of(steps), min(law.longest.warmup_steps, steps // 2)
+    k = best_k(law, steps, warmup, base, level)
+    multiplier = scheduled(steps, warmup, k, level)
     top = float(multiplier.max())
-    schedule = Schedule.from_rates(multiplier, {"held": k})
-    share = float(np.mean(multiplier >= top * (1.0 - 1e-9)))
+    share = hold_of_k(np.ones(steps) if level is None else 1.0 / level, k)
     name = f"hold {share:.0%}, then anneal" if k > 1.0 else "refined at a lower peak" if k < 1.0 else "refined"
-    best = law.predict(schedule, peak_lr=base * top, name=name)
+    best = law.predict(Schedule.from_rates(multiplier, {"held": k}), peak_lr=base * top, name=name)
     others = [law.predict(each, total_steps=steps, peak_lr=base, name=each) for each in ("linear", "wsd:0.2")]
     table = rows_of(law, [best, *others], others[0])
-    advice = []
-    if k > _AT_LINEAR:
+    if k > LEAST_K:
         headline = f"hold the peak for {share:.0%} of the run, then anneal (k = {k:.2f})"
-        if share > _LONG:
-            advice.append(
-                "a long hold says that the peak is low for this horizon: try 2 to 4 times the peak, then fit again"
-            )
-    elif k < 1.0 / _AT_LINEAR:
+    elif k < 1.0 / LEAST_K:
         headline = f"the peak is too high: {base * k:.3g} instead of {base:.3g} (k = {k:.2f})"
     else:
         headline = f"anneal from the start (k = {k:.2f})"
     headline += f": {best.final_loss:.4f} +- {best.bar:.4f}"
+    advice = peak_advice(law, best, k, share) if k > 1.0 else ""
     facts = {"k": k, "hold_fraction": share, "final_loss": best.final_loss, "low": best.low, "high": best.high}
-    return Choice("hold", headline, table, tuple(advice), facts)
+    return Choice("hold", headline, table, (f"{advice}, then fit again",) if advice else (), facts)

@@ -13,7 +13,7 @@ from .loss_curve import LossCurve
 from .loss_fit import LEAST_SIGMA, Fit
 from .loss_laws import View
 
-__all__ = ["WIDER", "check_curves", "check_reach", "limits_of_fit", "limits_of_schedule"]
+__all__ = ["WIDER", "bad_fit", "check_curves", "check_reach", "limits_of_fit", "limits_of_schedule"]
 
 WIDER = 1.5
 """What a bar is multiplied by for each limit."""
@@ -72,15 +72,12 @@ def limits_of_fit(fit: Fit, curves: Sequence[LossCurve]) -> list[str]:
         found.append("no log reaches a rate below half of its peak: what the rest of a decay gains is extrapolated")
     if all(curve.steps[0] > _STARTS_LATE * curve.steps[-1] for curve in curves):
         found.append("no log holds the first half of its run: name that of the trunk too")
-    _, progress, noise = fit.coefficients
-    if progress == 0.0 or noise == 0.0:
-        found.append(f"the fit finds no share of {'progress' if progress == 0.0 else 'noise'} in these losses")
     seen = max((curve.epochs or 0.0 for curve in curves if curve.sort == "training"), default=0.0)
     if seen > _ONE_EPOCH:
         found.append(f"the training loss is that of data seen {seen:.3g} times: it falls below that of new data")
-    far = np.abs(fit.residuals) / np.concatenate([points.sigma for points in fit.curves]) > _BEYOND
-    if np.mean(far) > _OUTLIERS:
-        found.append(f"{np.mean(far):.0%} of the losses lie beyond 5 standard deviations: spikes or jumps")
+    if fit.coefficients[2] == 0.0:
+        found.append("the fit finds no share of noise in these losses")
+    found += bad_fit(fit)
     apart = np.array([np.median(part) for part in fit.residuals_by_curve])
     if np.ptp(apart) > _BEYOND * LEAST_SIGMA:
         worst = int(np.argmax(np.abs(apart)))
@@ -88,6 +85,17 @@ def limits_of_fit(fit: Fit, curves: Sequence[LossCurve]) -> list[str]:
             f"{printable(curves[worst].name)} lies {abs(apart[worst]):.1%} off the law of all: check that model, data "
             "and batch size are the same"
         )
+    return found
+
+
+def bad_fit(fit: Fit) -> list[str]:
+    """Those limits of a fit that say that the law does not describe the losses."""
+    found = []
+    if fit.coefficients[1] == 0.0:
+        found.append("the fit finds no share of progress in these losses")
+    far = np.abs(fit.residuals) / np.concatenate([points.sigma for points in fit.curves]) > _BEYOND
+    if np.mean(far) > _OUTLIERS:
+        found.append(f"{np.mean(far):.0%} of the losses lie beyond 5 standard deviations: spikes or jumps")
     return found
 
 

@@ -381,6 +381,23 @@ class LossLaw:
         verdict: Verdict = "tie" if abs(value) <= least else "better" if value < 0.0 else "worse"
         return Difference(value, value - half, value + half, verdict)
 
+    def costs(self, candidates: Iterable[Array], plain: Array) -> list[tuple[float, float]]:
+        """Predicted loss at each of some rates less that at plain ones, and its standard error; all of one peak, (T,).
+
+        As `difference`, for searches: nothing is checked.
+        """
+        base, calibrated = self._end(plain), calibration()
+        loss, slope = float(self.fit.losses(base)[0]), self.fit.gradient(base)[0]
+        found = []
+        for rates in candidates:
+            view = self._end(rates)
+            apart = self.fit.gradient(view)[0] - slope
+            variance = max(float(apart @ self.fit.covariance @ apart), 0.0) / loss**2 + calibrated.least_difference**2
+            wider = WIDER ** (len(self.limits) + bool(limits_of_schedule(rates, self.runs)))
+            error = loss * calibrated.q_difference * math.sqrt(variance) * wider / _QUANTILE
+            found.append((float(self.fit.losses(view)[0]) - loss, error))
+        return found
+
     def best(
         self,
         candidates: Iterable[ScheduleLike] | Mapping[str, ScheduleLike],

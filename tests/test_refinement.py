@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import optimize
 from scipy.optimize import minimize
 
-from refine import RefineError, fit, linear, read_norms
+from refine import RefineError, fit, linear, read_norms, wsd
 from refine.describe import peak_fraction
 from refine.refinement import (
+    held_multiplier,
+    hold_of_k,
     inverse_squared_norms,
+    k_of_hold,
     published_multiplier,
     refined_multiplier,
     unimodal_multiplier,
@@ -180,3 +184,100 @@ def test_published_equals_the_reference_values(shared, name, exponent):
 def test_published_peaks_where_the_published_schedules_do(shared, name, optimizer, peak):
     result = fit(shared / "logs" / name, published=True, optimizer=optimizer)
     assert peak_fraction(result.refined.multiplier) == pytest.approx(peak, abs=0.005)
+
+
+STEPS, MEMORY, ALPHA = 400, 300.0, 0.46
+X = (np.arange(STEPS) + 0.5) / STEPS
+NOISES = {
+    "flat": np.ones(STEPS),
+    "up": np.where(X < 0.5, 1.0, 2.2),
+    "down": np.where(X < 0.5, 2.2, 1.0),
+    "up and down": np.where((X > 0.3) & (X < 0.6), 2.2, 1.0),
+}
+
+
+def law_of_loss(rates, noise, beta, level):
+    """L = P^-alpha + B J^beta and its slope, L0 = 0, A = 1; J = sum_j eta_j nu_j F(j), F the integral of c / (1 + c u).
+
+    That is over the area of update j itself, from u_{j+1} to u_j: F(j) = log(1 + c u_j) - log(1 + c u_{j+1}).
+    """
+    area = np.append(np.cumsum(rates[::-1])[::-1], 0.0)
+    shares = -np.diff(np.log1p(MEMORY * area))
+    remembered = float(np.sum(rates * noise * shares))
+    loss = (area[0] / STEPS) ** -ALPHA + level * remembered**beta
+    kernel = MEMORY / (1.0 + MEMORY * area)
+    # A rate is its own factor, and a part of u_j for all j up to it, of u_{j+1} for all before it.
+    by_areas = np.cumsum(rates * noise * kernel[:-1])
+    by_areas[1:] -= np.cumsum(rates[:-1] * noise[:-1] * kernel[1:-1])
+    slope = -ALPHA * (area[0] / STEPS) ** (-ALPHA - 1.0) / STEPS
+    return loss, slope + level * beta * remembered ** (beta - 1.0) * (noise * shares + by_areas)
+
+
+def best_held(noise, beta, level):
+    """Over k alone."""
+
+    def loss(log_k):
+        return law_of_loss(held_multiplier(1.0 / noise, np.exp(log_k)), noise, beta, level)[0]
+
+    grid = np.linspace(np.log(0.02), np.log(500.0), 60)
+    at = int(np.argmin([loss(x) for x in grid]))
+    bounds = (grid[max(at - 1, 0)], grid[min(at + 1, 59)])
+    k = np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    return held_multiplier(1.0 / noise, k)
+
+
+@pytest.mark.parametrize("level", [0.15, 0.6])
+@pytest.mark.parametrize("beta", [0.5, 0.8])
+@pytest.mark.parametrize("name", NOISES)
+def test_held_is_within_a_fifth_of_a_percent_of_free_minimisation(name, beta, level):
+    noise = NOISES[name]
+    held = best_held(noise, beta, level)
+    closed, slope = law_of_loss(held, noise, beta, level)
+    for at in (0, 150, 399):  # the slope is one
+        step = 1e-6 * (np.arange(STEPS) == at)
+        after, before = (law_of_loss(held + way * step, noise, beta, level)[0] for way in (1.0, -1.0))
+        assert (after - before) / 2e-6 == pytest.approx(slope[at], rel=1e-4)
+    least = min(
+        optimize.minimize(
+            law_of_loss,
+            start,
+            args=(noise, beta, level),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(1e-7, 1.0)] * STEPS,
+            options={"maxiter": 4000, "maxfun": 8000, "ftol": 1e-13, "gtol": 1e-9, "maxcor": 30},
+        ).fun
+        for start in (held, np.ones(STEPS))
+    )
+    assert least <= closed <= 1.002 * least
+    # A line held as long pays for the noise that it does not see.
+    straight = min(
+        law_of_loss(held_multiplier(np.ones(STEPS), k), noise, beta, level)[0] for k in np.geomspace(0.1, 99, 60)
+    )
+    assert straight >= closed * (1.0 - 1e-6)
+    if name != "flat" and level == 0.6:
+        assert straight > 1.0005 * closed
+
+
+class TestHeld:
+    def test_constant_weights_are_linear_decay_or_wsd(self):
+        assert_allclose(held_multiplier(np.ones(100), 1.0), linear(100).multiplier, rtol=1e-12)
+        assert_allclose(held_multiplier(np.ones(1000), 2.0), wsd(1000, cooldown_fraction=0.5).multiplier, atol=1e-12)
+        assert_allclose(held_multiplier(np.ones(100), 0.5), 0.5 * linear(100).multiplier, rtol=1e-12)
+
+    @given(st.integers(0, 2**32 - 1), st.floats(0.1, 50.0))
+    def test_it_is_the_refined_schedule_under_a_cap(self, seed, k):
+        weights = np.random.default_rng(seed).lognormal(size=50)
+        refined, found = refined_multiplier(weights), held_multiplier(weights, k)
+        assert found.max() == pytest.approx(min(1.0, k))
+        below = found < 1.0
+        assert_allclose(found[below], k * refined[below], rtol=1e-12)
+        assert np.all(k * refined[~below] >= 1.0)
+
+    @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.99))
+    def test_so_large_a_share_is_at_the_cap(self, seed, share):
+        weights = np.random.default_rng(seed).lognormal(size=200)
+        k = k_of_hold(weights, share)
+        assert abs(np.count_nonzero(held_multiplier(weights, k) >= 1.0 - 1e-12) - share * 200) < 1.01
+        assert hold_of_k(weights, k) == pytest.approx(share, abs=1e-9)
+        assert k_of_hold(np.ones(77), share) == pytest.approx(1.0 / (1.0 - share))

@@ -214,7 +214,7 @@ def test_to_dict_is_json_of_what_there_is():
         for row in data["schedules"]:
             assert {"warmup_fraction", "peak_fraction", "decay_exponent", "decay_r2", "relative_bound"} <= set(row)
             assert {"peak_lr_ratio", "suggested_peak_lr", "total_steps"} <= set(row) | {"total_steps"}
-        assert data["recommended"] == {"name": result.shape, "reason": result.reason}
+        assert (data["recommended"]["name"], data["recommended"]["reason"]) == (result.shape, result.reason)
         assert data["already_ran"] is result.already_ran
         assert (data["worth"] is None) == (result.worth is None)
         if data["worth"]:

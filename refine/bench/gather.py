@@ -115,17 +115,8 @@ def _logs(cell: Cell) -> list[dict[str, Any]]:
             # "rho" has two rules with one value.
             checks = (check for check in found.result.checks if check.rule.name != "like cases")
             values = {check.rule.name: math.nan if check.value is None else check.value for check in checks}
-            ratio = default.result.progress_ratio
             decided = {"decision": "linear" if guarded.is_linear else "refined", "default": default.result.shape}
-            rows.append(
-                {
-                    "method": method,
-                    "seed": seed,
-                    **decided,
-                    **values,
-                    "progress ratio": math.nan if ratio is None else ratio,
-                }
-            )
+            rows.append({"method": method, "seed": seed, **decided, **values, "k": default.result.choice.k})
     return rows
 
 

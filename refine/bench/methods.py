@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import fit as refine_norms
+from ..default import choose, scheduled
 from ..diagnostics import end_to_start, near_separable
 from ..errors import RefineError
 from ..families import with_warmup
-from ..foretold import law_of
 from ..level_shifts import LevelShift, level_shifts, noise_level, shifts_at_batches
-from ..loss_choice import held, hold
 from ..norms import GradientNorms, Source
 from ..refinement import EXPONENTS, inverse_squared_norms
 from ..result import Refinement
@@ -122,7 +121,7 @@ CONFIRMED: tuple[Method, ...] = (
     *(Method(name, mode=name, prior=BASELINE) for name in ("(1-x)^0.75", "(1-x)^1.25", "base wsd 0.5")),
     _refined("default", BASELINE),
 )
-"""What the default is confirmed against: families with tuned warmups, its own two bends everywhere, the control."""
+"""What the default is confirmed against: families with tuned warmups, the bends of an earlier rule, the control."""
 
 
 _FIXED = {
@@ -192,7 +191,8 @@ def fit(
     """
     norms = _norms(log, (rate * multiplier).tobytes(), optimizer)
     shifts = _shifts(norms, None if sizes is None else sizes.tobytes())
-    result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper")
+    hold = None if mode == "default" else 0.0  # only the default asks the losses, which takes longer than all else
+    result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper", hold=hold)
     if mode == "default":
         return _fitted(result, "recommended", result.shape == "linear")
     if mode in ("paper", "unguarded"):
@@ -200,8 +200,11 @@ def fit(
     if mode == "refined":
         guarded = near_separable(result.checks) or not result.computed
         return _fitted(result, "linear" if guarded else "refined", guarded)
-    if mode in ("hold", "hold on 1/N"):
-        return _held(result, rate, mode == "hold on 1/N")
+    if mode == "hold":
+        return _held(result, None)
+    if mode == "hold on 1/N":
+        on_updates = norms.on_updates(result.smoothed, norms.total_steps)
+        return _held(result, 1.0 / inverse_squared_norms(on_updates, optimizer=optimizer.family))
     if mode in _SHIFTED:
         return _level(result, noise_level(shifts, norms.total_steps, _SHIFTED[mode] * EXPONENTS[optimizer.family]))
     if mode == "shifts 1/B":
@@ -243,27 +246,19 @@ def _level(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:
     """Theorem 3 on the level of the noise alone, at equal area."""
     if level is None or np.ptp(level) == 0.0:
         return _fitted(result, "linear", True)
-    found = held(1.0 / level, 1.0, result.warmup_steps)
+    found = scheduled(result.norms.total_steps, result.warmup_steps, 1.0, level)
     by_bound = result.measures["linear"].peak_lr_ratio_by_bound
     return Fitted(Schedule(found), False, result.prior.peak_ratio(found), by_bound, result)
 
 
-_law_of = lru_cache(maxsize=512)(law_of)
-
-
-def _held(result: Refinement, rate: float, on_norms: bool) -> Fitted:
-    """The hold that the law of the log's losses wants, at the logged peak, whatever the law is worth."""
-    law, steps = _law_of(result.norms), result.norms.total_steps
-    if law is None:
-        return _fitted(result, "linear", True)
-    weights = None
-    if on_norms:
-        on_updates = result.norms.on_updates(result.smoothed, steps)
-        weights = inverse_squared_norms(on_updates, optimizer=result.optimizer)
-    k, _ = hold(law, steps, rate, weights)
-    found = held(np.ones(steps) if weights is None else weights, max(k, 1.0), result.warmup_steps)
+def _held(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:
+    """The hold that the losses of the log want, on a level of the noise; its peak the logged one where they speak."""
+    norms, steps = result.norms, result.norms.total_steps
+    choice = choose(norms, result.prior, steps, level=level)
+    found = scheduled(steps, result.warmup_steps, choice.k, level)
     same = np.allclose(found, result.linear.multiplier, rtol=1e-6, atol=0.0)
-    return Fitted(result.linear if same else Schedule(found), same, 1.0, 1.0, result)
+    ratio = 1.0 if choice.keeps_peak else result.prior.peak_ratio(found)
+    return Fitted(result.linear if same else Schedule(found), same, ratio, ratio, result)
 
 
 def _candidate(name: str, like: Refinement) -> Fitted:

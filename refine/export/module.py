@@ -283,7 +283,7 @@ def named_tables(tables: Mapping[str, Table], default: str, schedule: Schedule) 
             continue
         lines.append(
             f'    "{name}": (  # {found.count} knots, within {found.error:.1e} of the peak and '
-            f"{100.0 * found.relative_error:.2g} % of the rate at every update\n"
+            f"{100.0 * found.relative_error:.2g} % of the rate\n"
             f'        "{found.digest}",\n        """\n{found.gaps}\n""",\n        """\n{found.factors}\n""",\n    ),\n'
         )
     return (

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from refine import GradientNorms, fit, read_norms
 from refine.bound import best_omega
-from refine.default import bend
-from refine.families import with_warmup
+from refine.default import scheduled
 from refine.result import Refinement
 
 
@@ -47,13 +46,13 @@ def main(shared: Path) -> None:
 
 
 def schedules(norms: GradientNorms, result: Refinement) -> dict[str, NDArray[np.float64]]:
-    """What a fit gives, the published algorithm, and both bends whatever the log says."""
+    """What a fit gives, the published algorithm, and two holds whatever the log says."""
     return {
         "recommended": result.recommended.multiplier,
         "refined": result.refined.multiplier,
         "published": fit(norms, optimizer="adam", published=True).refined.multiplier,
-        "later everywhere": with_warmup(bend("later", norms.total_steps), result.warmup_steps),
-        "earlier everywhere": with_warmup(bend("earlier", norms.total_steps), result.warmup_steps),
+        "held for 30 %": scheduled(norms.total_steps, result.warmup_steps, 1.0 / 0.7),
+        "held for 60 %": scheduled(norms.total_steps, result.warmup_steps, 1.0 / 0.4),
     }
 
 

@@ -56,8 +56,8 @@ class Results:
     logs : DataFrame
         One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision
         ("linear" where the norms fall so far that the method "refined" is linear decay, else "refined"), default (the
-        bend that `refine.default` chooses), progress ratio, and the values of the checks of `refine.diagnostics.RULES`
-        by name (nan: unknown); results that are older may hold those of rules that are gone.
+        shape that `refine.default` chooses), its k, and the values of the checks of `refine.diagnostics.RULES` by name
+        (nan: unknown); results that are older may hold those of rules that are gone, as the progress ratio.
     costs : DataFrame
         suite, problem, optimizer, method, warmup, sweep_runs, sweep_updates, prior_updates, run_updates, at_limit (1
         where the sweep ended at the furthest rate it may try, else 0).

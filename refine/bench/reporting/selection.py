@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ...default import EARLIER, LATER, SEPARABLE
 from ...errors import RefineError
 from ...files import printable
 from . import document as doc
@@ -51,9 +50,8 @@ def selection(folders: Sequence[str | os.PathLike[str]]) -> str:
         doc.Paragraph(
             f"The default, {DEFAULT} in the tables, is the schedule that refine fit recommends. "
             "Per cent over linear decay with tuned warmup and swept rate, mean over the seeds with its standard error; "
-            "every schedule was fitted on the log of another seed. Better / tied / worse: by two standard errors. "
-            f"The rule: decay later where the progress ratio is above {LATER:g}, earlier where it is below "
-            f"{EARLIER:g} and rho below {SEPARABLE:g}; rho not below that for later; else linear decay."
+            "every schedule was fitted on the log of another seed. Better / tied / worse: by two standard errors."
+            + (_EARLIER_RULE if any(_RATIO in result.logs for result in results) else "")
         ),
     ]
     for half, title in (
@@ -116,7 +114,12 @@ def _goals(found: pd.DataFrame, best: pd.DataFrame) -> list[doc.Block]:
     return [doc.Heading(3, "What was asked"), doc.Items(tuple(texts))]
 
 
-_DECIDING = ("rho", "progress ratio")
+_RATIO = "progress ratio"
+_DECIDING = ("rho", _RATIO, "k")
+_EARLIER_RULE = (
+    " These results are of an earlier rule, which bent linear decay: to fall later where the loss fell further than "
+    f"the noise of the updates explains (the {_RATIO}), earlier where it fell less and the norms fell far."
+)
 _RATES = {"swept": "each at its own swept rate", "rule": "without a sweep of its own"}
 
 
@@ -144,28 +147,28 @@ def _ranked(found: pd.DataFrame, where: str) -> str:
 def _cells(found: pd.DataFrame, logs: pd.DataFrame, best: pd.DataFrame) -> list[doc.Block]:
     """The default, cell by cell, with what decided and what could have been gained."""
     own = logs[logs["method"] == BASELINE.method]
+    deciding = [name for name in _DECIDING if name in own]
     rows = []
     gains = best.to_dict("index")
     for cell, group in found[found["method"] == DEFAULT].groupby(CELL, sort=False):
         names = tuple(map(str, cell)) if isinstance(cell, tuple) else (str(cell),)
         mine = own[(own[CELL] == list(names)).all(axis=1)]
         told = mine["default"].value_counts()
-        bends = ", ".join(f"{bend} {n}" if len(told) > 1 else str(bend) for bend, n in told.items())
+        shapes = ", ".join(f"{shape} {n}" if len(told) > 1 else str(shape) for shape, n in told.items())
         shown = {str(r["rates"]): plus_minus(r["mean"], r["se"]) for r in group.to_dict("records")}
-        rho, ratio = (float(np.nanmedian(mine[name])) if mine[name].notna().any() else np.nan for name in _DECIDING)
+        medians = (float(np.nanmedian(mine[name])) if mine[name].notna().any() else np.nan for name in deciding)
         rows.append(
             (
                 *names,
-                bends,
+                shapes,
                 str(gains.get(names, {}).get("chosen", "")),
-                number(rho),
-                number(ratio),
+                *map(number, medians),
                 shown.get("swept", ""),
                 shown.get("rule", ""),
                 percent(-float(gains.get(names, {}).get("gain", np.nan))),
             )
         )
-    header = (*CELL, "decides", "best in hindsight", "rho", "progress ratio", "swept", "no sweep", "best")
+    header = (*CELL, "decides", "best in hindsight", *deciding, "swept", "no sweep", "best")
     return [
         doc.Heading(3, "The default, cell by cell"),
         doc.Table("Per cent over linear decay", header, tuple(rows), 5),

@@ -5,7 +5,6 @@ import pandas as pd
 
 from refine.bench.reporting.results import Results
 from refine.bench.reporting.statistics import NULL
-from refine.default import choose
 from refine.diagnostics import RULES
 
 FAMILIES = ("linear", "constant", "step", "cosine", "1-sqrt", "wsd", "one-cycle")
@@ -81,9 +80,9 @@ def results(
                     values = {name: float(draw.normal()) for name in CHECKS}
                     values |= {"rho": rho * np.exp(0.05 * draw.normal()), "points": 1000.0, "late rise": np.nan}
                     decision = "linear" if values["rho"] < 0.3 else "refined"
-                    ratio = float("nan") if optimizer == "sgd" else float(np.exp(values["spikes"]))
-                    default = choose({**values, "progress ratio": ratio}).bend
-                    logs.append((suite, problem, optimizer, prior, s, decision, default, *values.values(), ratio))
+                    k = 1.0 if optimizer == "sgd" else max(1.0, float(np.exp(values["spikes"])))
+                    default = "held" if k > 1.0 else "linear"
+                    logs.append((suite, problem, optimizer, prior, s, decision, default, *values.values(), k))
     cell = ["suite", "problem", "optimizer", "method"]
     return Results(
         pd.DataFrame(
@@ -100,7 +99,7 @@ def results(
                 "test_loss",
             ],
         ),
-        pd.DataFrame(logs, columns=[*cell, "seed", "decision", "default", *CHECKS, "progress ratio"]),
+        pd.DataFrame(logs, columns=[*cell, "seed", "decision", "default", *CHECKS, "k"]),
         pd.DataFrame(
             costs,
             columns=[

@@ -219,6 +219,18 @@ class TestTables:
             [suite, "b", "adam", "later 2, linear 1", "linear", "0.4", "1.35", "+0.50 ± 0.05", "+0.50 ± 0.05", "0.00"],
         ]
 
+    def test_results_of_this_rule_show_its_k_and_older_ones_their_ratio(self, tmp_path):
+        place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))})
+        older, found = selection([place]), load(place)
+        assert "These results are of an earlier rule" in older
+        logs = found.logs.drop(columns="progress ratio").assign(default="held", k=1.7)
+        save(replace(found, logs=logs), place, force=True)
+        page = selection([place])
+        assert "earlier rule" not in page
+        ((header, ((*_, shape, _, rho, k, _, _, _),)),) = tables(page, "Per cent over linear decay")
+        assert header == [*CELL, "decides", "best in hindsight", "rho", "k", "swept", "no sweep", "best"]
+        assert (shape, rho, k) == ("held", "0.9", "1.7")
+
     def test_logs_of_other_methods_tell_nothing(self, tmp_path):
         place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))})
         page, found = selection([place]), load(place)
