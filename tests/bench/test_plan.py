@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from refine import Schedule
-from refine.bench.methods import METHODS, TRIED
+from refine.bench.methods import METHODS, TRIED, Fitted
 from refine.bench.outcome import Log, Outcome
 from refine.bench.plan import Cell, Protocol
 from refine.bench.problems import Optimizer, Problem
@@ -50,8 +50,9 @@ def finish(
 ) -> tuple[Cell, int]:
     """Do what the plan wants until it wants nothing."""
     outcomes: dict[Run, Outcome] = {}
+    fits: dict[tuple[str, str], Fitted] = {}  # as the runner keeps them
     for round_ in range(200):
-        cell = Cell(PROBLEM, optimizer, "cpu", protocol, outcomes)
+        cell = Cell(PROBLEM, optimizer, "cpu", protocol, outcomes, fits)
         if not cell.missing:
             return cell, round_
         assert not outcomes.keys() & set(cell.missing)
