@@ -26,6 +26,11 @@ from .progress import reading
     metavar="SHARE",
     help="Share of the run for which recommended holds the peak.  [default: as the losses say]",
 )
+@click.option(
+    "--batch-size",
+    metavar="SIZE@STEP,...",
+    help="Batch sizes of the next run, as 8@0,64@2000.  [default: as the log shows them]",
+)
 @smoothing_option
 @output_options("refined")
 @click.option("--each", is_flag=True, help="Fit every LOG by itself, into a folder of its own below --out.")
@@ -39,6 +44,7 @@ def fit(
     total_steps: int | None,
     published: bool,
     hold: float | None,
+    batch_size: str | None,
     smoothing_fraction: float,
     out: str,
     force: bool,
@@ -82,6 +88,7 @@ def fit(
         "prior_schedule": prior_schedule,
         "peak_lr": peak_lr,
         "hold": hold,
+        "batch_size": batch_size,
     }
     if each:
         rows = fit_each(

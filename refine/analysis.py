@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .bound import best_omega, thinned
-from .default import DEFAULT_WARMUP_FRACTION, Choice, choose, decays_linearly, next_warmup, scheduled
+from .default import DEFAULT_WARMUP_FRACTION, Choice, batch_level, choose, decays_linearly, next_warmup, scheduled
 from .describe import decay_exponent, peak_fraction
 from .diagnostics import check, near_separable
 from .digits import on_grid
@@ -18,6 +18,7 @@ from .errors import RefineError
 from .families import cosine, linear, with_warmup
 from .files import printable
 from .health import check_values, examine
+from .level_shifts import LevelShift, shifts_of, without_shifts
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .readers.settings import optimizer_name
@@ -51,6 +52,7 @@ def fit(
     prior_schedule: Schedule | str | None = None,
     peak_lr: float | None = None,
     hold: float | None = None,
+    batch_size: str | None = None,
     **read: Any,
 ) -> Refinement:
     r"""Compute the schedules for the next run from the gradient norms of a finished one.
@@ -83,6 +85,8 @@ def fit(
     hold : float, optional
         Share of the next run, from 0 to below 1, for which ``recommended`` holds the peak before it anneals; by default
         the losses say.
+    batch_size : str, optional
+        Batch sizes of the next run, as ``8@0,64@2000``, where they are not those that the log shows.
     **read
         How to read the log, as in `refine.read_norms`: ``column``, ``step_column``, ``lr_column``, ``norm_kind``,
         ``every``, ``logged_steps``, ``run``.
@@ -125,10 +129,11 @@ def fit(
     reflected = norms.smoothed(smoothing)
     smoothed = smooth(norms.values, fraction=smoothing, left="nearest") if published else reflected
     yardstick = _Yardstick(norms, reflected, family, steps)
-    values = check_values(norms, reflected, yardstick.smoothed, family, prior)
+    shifts = shifts_of(norms)
+    values = check_values(*_level_norms(norms, reflected, yardstick, shifts, smoothing), family, prior)
     of_norms = check(values)
     near = near_separable(of_norms)
-    level: NDArray[np.float64] | None = None  # the noise is taken not to shift
+    level = batch_level(norms, steps, family, batch_size)
     choice = choose(norms, prior, steps, level=level, hold=hold)
     missing = [found.words for found in of_norms if found.raised and found.rule.action == "not computed"]
     alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
@@ -193,6 +198,21 @@ def family_of(
     if norms.source.optimizer is not None:
         return norms.source.optimizer, "log"
     return "adam", "assumed"
+
+
+def _level_norms(
+    norms: GradientNorms,
+    reflected: NDArray[np.float64],
+    yardstick: _Yardstick,
+    shifts: tuple[LevelShift, ...],
+    smoothing: float,
+) -> tuple[GradientNorms, NDArray[np.float64], NDArray[np.float64]]:
+    """Norms, smoothed, and on updates, with shifts of their level taken out: the checks are about the rest."""
+    if not shifts:
+        return norms, reflected, yardstick.smoothed
+    plain = without_shifts(norms, shifts)
+    smoothed = plain.smoothed(smoothing)
+    return plain, smoothed, plain.on_updates(smoothed, yardstick.smoothed.size)
 
 
 def _warmup(prior: Prior, steps: int) -> tuple[int, Literal["log", "assumed"]]:

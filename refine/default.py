@@ -18,15 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from .batch_plan import parse_batch_plan, planned
 from .bound import golden_minimum
 from .errors import RefineError
 from .families import with_warmup
 from .files import printable
 from .foretold import law_of, why_not
+from .level_shifts import noise_level, shifts_of
 from .loss_limits import bad_fit
 from .norms import GradientNorms
 from .prior import Prior
-from .refinement import held_multiplier, k_of_hold
+from .refinement import EXPONENTS, OptimizerFamily, held_multiplier, k_of_hold
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ __all__ = [
     "TOO_HIGH",
     "Choice",
     "Shape",
+    "batch_level",
     "best_k",
     "cautious_hold",
     "choose",
@@ -57,6 +60,9 @@ DEFAULT_WARMUP_FRACTION = 0.02
 
 LEAST_K = 1.02
 """A k this near to 1, on either side, is linear decay."""
+
+SHIFT_POWER: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 1.0}
+"""Power of the level of N = G^2 (SGD) or G (Adam family) that the anneal follows where the batch size changes."""
 
 CAUTION = 1.0
 """Standard errors of a predicted difference that a hold has to make up for; by gain against harm (docs/default.md)."""
@@ -145,6 +151,26 @@ def scheduled(steps: int, warmup_steps: int, k: float = 1.0, level: npt.ArrayLik
     return with_warmup(multiplier / top, warmup_steps) * top
 
 
+def batch_level(
+    norms: GradientNorms, steps: int, family: OptimizerFamily, plan: str | None = None
+) -> NDArray[np.float64] | None:
+    """Noise level of the next run's updates, (steps,), by the batch sizes of the log or of a plan; None: no change.
+
+    Parameters
+    ----------
+    norms : GradientNorms
+    steps : int
+        Updates of the next run.
+    family : {"sgd", "adam"}
+    plan : str, optional
+        Batch sizes of the next run, as ``8@0,64@2000``, where they are not those of the log.
+    """
+    known = tuple(shift for shift in shifts_of(norms) if shift.cause == "batch size")
+    parsed = None if plan is None else parse_batch_plan(plan)
+    ahead = planned(known, steps, norms.total_steps, plan=parsed, logged_batch=norms.batch_size)
+    return noise_level(ahead, steps, SHIFT_POWER[family] * EXPONENTS[family]) if ahead else None
+
+
 def next_warmup(prior: Prior, steps: int) -> int:
     """Warmup of the next run: that of the logged one in updates, or 2 % where that is unknown."""
     return round(DEFAULT_WARMUP_FRACTION * steps) if prior.warmup_steps is None else prior.warmup_steps
@@ -183,7 +209,7 @@ def choose(
     shifted = level is not None
     if hold is not None:
         return Choice(k_of_hold(_weights(steps, level), hold), hold, "user", "the hold is as given", shifted=shifted)
-    noise = "the noise shifts its level"
+    noise = "the batch size changes"
 
     def silent(why: str, peak: str = "") -> Choice:
         if shifted:

@@ -15,6 +15,7 @@ from .describe import updates_done
 from .errors import RefineError
 from .files import printable
 from .hygiene import clipping_plateau
+from .level_shifts import shifts_of
 from .norms import GradientNorms
 from .result import Refinement
 from .schedule import Schedule
@@ -125,6 +126,9 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     if smoothed is not None:
         chosen = _thinned(at.size)
         ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
+    for number, shift in enumerate(shifts_of(norms)):
+        label = None if number else "level shift"
+        ax.axvline(shift.step, color=_SMOOTHED, linewidth=0.8, linestyle=":", label=label)
     _log_scale(ax, float(norms.values.min()), float(norms.values.max()))
     ax.set_xlim(0, norms.total_steps)
     ax.set_xlabel("update")

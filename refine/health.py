@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .default import Choice, choose, words
+from .default import Choice, batch_level, choose, words
 from .diagnostics import RHO, Check, check, end_to_start, late_rise, spike_ratio, tiny_norms
 from .files import printable
 from .hygiene import UNDONE, Plateau, clipping_plateau
+from .level_shifts import LevelShift, shifts_of, without_shifts
 from .norms import GradientNorms
 from .prior import Prior, read_prior
 from .refinement import OptimizerFamily
@@ -165,6 +166,7 @@ class Inspection:
     prior: Prior
     choice: Choice
     checks: tuple[Check, ...]
+    shifts: tuple[LevelShift, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -205,6 +207,7 @@ class Inspection:
             "dropped": dict(norms.dropped),
             "out_of_order": norms.out_of_order,
             **{name: 0 if column is None else int(np.isfinite(column).sum()) for name, column in logged.items()},
+            "level_shifts": [asdict(shift) for shift in self.shifts],
             "peak_lr": prior.peak_lr,
             "warmup_steps": prior.warmup_steps,
             "constant_lr": prior.is_constant if prior.multiplier is not None else None,
@@ -249,6 +252,7 @@ class Inspection:
                 "spikes",
                 f"{health.spikes:,} above {SPIKE:g} times the running median, at most {health.largest_spike:.3g}",
             ),
+            ("shifts", "; ".join(map(str, self.shifts)) or "none"),
             ("rates", f"{d['learning_rates']:,} logged, {rates}" if d["learning_rates"] else "none logged"),
             ("peak", "unknown" if d["peak_lr"] is None else f"{d['peak_lr']:.4g}"),
             ("warmup", "not seen" if d["warmup_steps"] is None else f"{d['warmup_steps']:,} updates"),
@@ -266,13 +270,16 @@ class Inspection:
 
 def inspect(norms: GradientNorms) -> Inspection:
     """Examine a log and apply the rules that are about its norms."""
-    smoothed = norms.smoothed()
-    on_updates = norms.on_updates(smoothed, min(norms.total_steps, 100_000))
-    prior = read_prior(norms)
+    smoothed, prior, shifts = norms.smoothed(), read_prior(norms), shifts_of(norms)
     optimizer = norms.source.optimizer or "adam"
-    values = check_values(norms, smoothed, on_updates, optimizer, prior)
+    plain = without_shifts(norms, shifts)
+    level = plain.smoothed() if shifts else smoothed
+    on_updates = plain.on_updates(level, min(norms.total_steps, 100_000))
+    values = check_values(plain, level, on_updates, optimizer, prior)
     checks = tuple(found for found in check(values) if found.rule.name in values)
-    return Inspection(norms, examine(norms, smoothed), prior, choose(norms, prior, norms.total_steps), checks)
+    steps = norms.total_steps
+    choice = choose(norms, prior, steps, level=batch_level(norms, steps, optimizer))
+    return Inspection(norms, examine(norms, smoothed), prior, choice, checks, shifts)
 
 
 def _digits(values: NDArray[np.float64]) -> int:

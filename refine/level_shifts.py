@@ -12,8 +12,9 @@ a wandering log needs a greater shift to be believed than a steady one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,10 @@ from scipy.ndimage import median_filter
 
 from .errors import RefineError
 
-__all__ = ["Cause", "LevelShift", "level_shifts", "noise_level", "shifts_at_batches"]
+if TYPE_CHECKING:
+    from .norms import GradientNorms
+
+__all__ = ["Cause", "LevelShift", "level_shifts", "noise_level", "shifts_at_batches", "shifts_of", "without_shifts"]
 
 Cause = Literal["batch size", "planned", "unknown"]
 """What moved the norms: a logged or a planned change of the batch size, or something that the log does not say."""
@@ -47,7 +51,7 @@ _BLOCKS, _MOST, _ROWS, _EDGE = 1000, 8, 20, 0.05
 _RAMPS, _LOCAL_RAMPS = (0.03, 0.06, 0.12), (0.12, 0.24)
 _AROUND, _ZOOM, _VISIBLE, _LOCAL = 0.35, 2.5, 8.0, 3.0
 _RATE_STEP, _RATE_REACH = 0.15, 0.03
-_GAP = 3.0
+_GAP, _APART = 3.0, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,17 @@ class LevelShift:
     step: int
     factor: float
     cause: Cause = "unknown"
+
+    def __str__(self) -> str:
+        """As text.
+
+        Examples
+        --------
+        >>> print(LevelShift(2000, 1.62, "batch size"))
+        x 1.62 at update 2,000 (batch size)
+        """
+        cause = "cause unknown" if self.cause == "unknown" else self.cause
+        return f"x {self.factor:.3g} at update {self.step:,} ({cause})"
 
 
 def level_shifts(
@@ -209,6 +224,27 @@ def shifts_at_batches(
         for step, jump, error in zip(steps, jumps, errors, strict=True)
         if abs(jump) > 2.0 * error
     )
+
+
+@lru_cache(maxsize=8)
+def shifts_of(norms: GradientNorms) -> tuple[LevelShift, ...]:
+    """Shifts of a log: where its batch size changes, and wherever else its norms jump; none of pooled norms."""
+    if norms.pool is not None:
+        return ()
+    found = level_shifts(norms.values, norms.updates, norms.total_steps, rates=norms.learning_rate)
+    if norms.batch_size is None:
+        return found
+    changes = np.flatnonzero(np.diff(norms.batch_size)) + 1
+    others = [x for x in found if np.abs(changes - x.step).min() > _APART * norms.total_steps]
+    known = shifts_at_batches(norms.values, norms.updates, norms.batch_size)
+    return tuple(sorted((*known, *others), key=lambda shift: shift.step))
+
+
+def without_shifts(norms: GradientNorms, shifts: tuple[LevelShift, ...]) -> GradientNorms:
+    """Norms as they would be at the level of the start."""
+    if not shifts:
+        return norms
+    return replace(norms, values=norms.values / noise_level(shifts, norms.total_steps)[norms.updates])
 
 
 def noise_level(shifts: tuple[LevelShift, ...], total_steps: int, power: float = 1.0) -> NDArray[np.float64]:

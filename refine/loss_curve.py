@@ -351,6 +351,7 @@ def _of_norms(norms: GradientNorms) -> LossCurve:
         "training",
         name,
         column,
+        noise=None if norms.batch_size is None else norms.batch_size.max() / norms.batch_size,
         notes=(*notes, *assumed),
         known_from=min(int(at[0]), every.size - 1),
         lost=lost,

@@ -176,6 +176,8 @@ class GradientNorms:
         How far the run had come, where the log says so.
     l1 : (n,) float64 or None
         The l1 norms where the values are ``dual`` ones and the log holds both; nan where missing.
+    batch_size : (T,) float64 or None
+        Of every update, positive, where the log shows that it changes.
     """
 
     steps: NDArray[np.int64]
@@ -194,6 +196,7 @@ class GradientNorms:
     rates: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     travel: Travel | None = None
     l1: NDArray[np.float64] | None = None
+    batch_size: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps)
@@ -230,6 +233,15 @@ class GradientNorms:
                 "give the number of updates that the whole logged run was planned for"
             )
         check_count("the number of updates of the logged run", self.total_steps, least=1)
+        if self.batch_size is not None:
+            sizes = _own(self.batch_size, np.float64)
+            if sizes.shape != (self.total_steps,) or not (sizes.min() > 0.0 and np.isfinite(sizes.max())):
+                raise RefineError(
+                    f"batch_size has shape {sizes.shape}; it must hold a positive number for each of the "
+                    f"{self.total_steps:,} updates"
+                )
+            sizes.flags.writeable = False
+            object.__setattr__(self, "batch_size", sizes)
 
     def __repr__(self) -> str:
         span = f"steps={self.steps[0]}..{self.steps[-1]}, total_steps={self.total_steps}"
@@ -246,6 +258,7 @@ class GradientNorms:
         learning_rate: npt.ArrayLike | None = None,
         loss: npt.ArrayLike | None = None,
         logged_steps: int | None = None,
+        batch_size: npt.ArrayLike | None = None,
         source: Source | None = None,
     ) -> GradientNorms:
         """Clean raw columns by the policies of `refine.hygiene`.
@@ -261,6 +274,8 @@ class GradientNorms:
         logged_steps : int, optional
             Updates of the whole logged run, where the log stops early. By default its last step, plus
             the (median) stride where it starts at 0.
+        batch_size : array_like, shape (T,), optional
+            Of every update of the whole logged run.
 
         Examples
         --------
@@ -280,7 +295,7 @@ class GradientNorms:
         every = check_count("every", every, least=1)
         axis = np.arange(1, raw.size + 1, dtype=np.float64) * every if given is None else given
         cleaned = clean(axis, raw)
-        return cls.from_cleaned(
+        norms = cls.from_cleaned(
             cleaned,
             kind=kind,
             logged_steps=logged_steps,
@@ -288,6 +303,8 @@ class GradientNorms:
             loss=match(axis, loss, cleaned.steps),
             source=source or Source(rows=raw.size),
         )
+        sizes = None if batch_size is None else numbers("batch_size", batch_size)
+        return norms if sizes is None or np.ptp(sizes) == 0.0 else replace(norms, batch_size=sizes)
 
     @classmethod
     def from_cleaned(

@@ -17,7 +17,7 @@ from ..default import choose, scheduled
 from ..diagnostics import end_to_start, near_separable
 from ..errors import RefineError
 from ..families import with_warmup
-from ..level_shifts import LevelShift, level_shifts, noise_level, shifts_at_batches
+from ..level_shifts import noise_level, shifts_of
 from ..norms import GradientNorms, Source
 from ..refinement import EXPONENTS, inverse_squared_norms
 from ..result import Refinement
@@ -189,8 +189,7 @@ def fit(
     sizes : ndarray, shape (T,), optional
         Its batch sizes, where they change.
     """
-    norms = _norms(log, (rate * multiplier).tobytes(), optimizer)
-    shifts = _shifts(norms, None if sizes is None else sizes.tobytes())
+    norms = _norms(log, (rate * multiplier).tobytes(), optimizer, None if sizes is None else sizes.tobytes())
     hold = None if mode == "default" else 0.0  # only the default asks the losses, which takes longer than all else
     result = refine_norms(norms, optimizer=optimizer.family, published=mode == "paper", hold=hold)
     if mode == "default":
@@ -206,7 +205,9 @@ def fit(
         on_updates = norms.on_updates(result.smoothed, norms.total_steps)
         return _held(result, 1.0 / inverse_squared_norms(on_updates, optimizer=optimizer.family))
     if mode in _SHIFTED:
-        return _level(result, noise_level(shifts, norms.total_steps, _SHIFTED[mode] * EXPONENTS[optimizer.family]))
+        return _level(
+            result, noise_level(shifts_of(norms), norms.total_steps, _SHIFTED[mode] * EXPONENTS[optimizer.family])
+        )
     if mode == "shifts 1/B":
         return _level(result, None if sizes is None else sizes.max() / sizes)
     return _candidate("progress 1/4" if mode == "progress" else mode, result)
@@ -218,7 +219,7 @@ def _fitted(result: Refinement, name: str, is_linear: bool) -> Fitted:
 
 
 @lru_cache(maxsize=512)
-def _norms(log: Log, rates: bytes, optimizer: Optimizer) -> GradientNorms:
+def _norms(log: Log, rates: bytes, optimizer: Optimizer, sizes: bytes | None) -> GradientNorms:
     """One for all modes, so that the law of its losses is fitted once."""
     kind, values = ("l2", log.l2) if optimizer.family == "sgd" else ("l1", log.l1)
     return GradientNorms.from_values(
@@ -227,19 +228,12 @@ def _norms(log: Log, rates: bytes, optimizer: Optimizer) -> GradientNorms:
         learning_rate=np.frombuffer(rates),
         loss=log.loss,
         logged_steps=values.size,
+        batch_size=None if sizes is None else np.frombuffer(sizes),
         source=Source(name="refine bench", format="refine bench", optimizer=optimizer.family, rows=values.size),
     )
 
 
 _SHIFTED = {"shifts": 1.0, "shifts 2": 2.0}
-
-
-@lru_cache(maxsize=512)
-def _shifts(norms: GradientNorms, sizes: bytes | None) -> tuple[LevelShift, ...]:
-    """Where the batch size changes, or where the norms jump."""
-    if sizes is not None:
-        return shifts_at_batches(norms.values, norms.updates, np.frombuffer(sizes))
-    return level_shifts(norms.values, norms.updates, norms.total_steps, rates=norms.learning_rate)
 
 
 def _level(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:

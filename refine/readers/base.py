@@ -58,7 +58,8 @@ class ReadOptions:
         """Whether a column may play a role; the others are not loaded."""
         if len(name) > MAX_NAME:
             raise RefineError(f"a name has {len(name):,} characters and {MAX_NAME:,} are the limit; name another log")
-        return name in (self.column, self.step_column, self.lr_column) or may_matter(name)
+        named = (self.column, self.step_column, self.lr_column)
+        return name in named or may_matter(name) or loss_columns.batch_name(name)
 
 
 @dataclass(frozen=True, slots=True)

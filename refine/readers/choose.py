@@ -22,6 +22,7 @@ from ..norms import Clipping, GradientNorms, NormKind, Source
 from ..recorded import CLIP, GROUP
 from ..refinement import OptimizerFamily
 from .base import Column, Facts, ReadOptions, Records, choose_run, quoted
+from .batch_size import update_sizes
 from .columns import (
     family,
     find,
@@ -43,6 +44,7 @@ __all__ = [
     "Axis",
     "agree",
     "axis_of",
+    "batch_sizes",
     "by_name",
     "choose",
     "counts_from_zero",
@@ -202,7 +204,8 @@ def choose(
         travel=travelled(records, axis.of, rate_column, loss_column) if group(norm.name) is None else None,
         l1=l1,
     )
-    return norms.with_dropped(dropped)
+    sizes = batch_sizes(records, axis, norms.total_steps, bool(norms.from_zero))
+    return replace(norms, batch_size=sizes).with_dropped(dropped)
 
 
 def group_options(records: Records, options: ReadOptions) -> dict[str, ReadOptions]:
@@ -266,6 +269,12 @@ def _norms(records: Records, options: ReadOptions) -> list[Column]:
         return [column for column in records.columns if column.name == options.column]
     found = [column for role in _NORM_ROLES for column in with_role(role, records)]
     return found or [column for column in records.columns if layer(column.name)]
+
+
+def batch_sizes(records: Records, axis: Axis, total: int, from_zero: bool) -> NDArray[np.float64] | None:
+    """Batch size of every update, (T,), where the log shows that it changes; else None."""
+    counted = [column for role in ("samples", "tokens") for column in with_role(role, records)[:1]]
+    return update_sizes(records.columns, counted, axis.of, total, from_zero)
 
 
 def with_role(role: str, records: Records) -> list[Column]:

@@ -21,9 +21,9 @@ from ..prior import check_peak, given_multipliers, used_rates
 from ..rates import every_rate
 from ..schedule import MAX_STEPS, Schedule, check_count
 from .base import Column, Facts, LossOptions, Records, SeveralRuns, quoted
-from .choose import Axis, agree, axis_of, by_name, counts_from_zero, one_run, rate_of, scaled, with_role
+from .choose import Axis, agree, axis_of, batch_sizes, by_name, counts_from_zero, one_run, rate_of, scaled, with_role
 from .columns import run_in_name, short_name
-from .loss_columns import batch_name, is_accuracy, is_epoch, loss_name
+from .loss_columns import is_accuracy, is_epoch, loss_name
 from .runs import facts_of
 from .settings import schedule_settings
 
@@ -38,8 +38,6 @@ ENOUGH = 12
 _STEADY, _LEAST_STEADY = -0.1, 200
 """Neighbouring differences of a loss of single batches have a correlation near -1/2, those of a running average near 0;
 seen in so many."""
-
-_SAME_BATCH, _MOST_CHANGES = 0.1, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,34 +296,8 @@ def _is_smooth(steps: NDArray[np.int64], losses: NDArray[np.float64]) -> bool:
 
 def _noise(records: Records, axis: Axis, total: int, from_zero: bool) -> NDArray[np.float64] | None:
     """Noise of each update's gradient by its batch size, (T,), 1 at the largest; None where that is constant."""
-    for column in records.columns:
-        if not batch_name(column.name):
-            continue
-        labels, sizes = last_of_each_step(axis.of(column), column.values)
-        known = sizes > 0.0
-        if found := _by_update(labels[known], sizes[known], total, from_zero):
-            return found[0]
-    for role in ("samples", "tokens"):
-        for column in with_role(role, records)[:1]:
-            labels, seen = last_of_each_step(axis.of(column), column.values)
-            if labels.size > 2 and np.all(np.diff(seen) > 0.0):
-                sizes = np.diff(seen) / np.diff(labels)
-                if found := _by_update(labels[1:], sizes, total, from_zero):
-                    return found[0]
-    return None
-
-
-def _by_update(
-    labels: NDArray[np.int64], sizes: NDArray[np.float64], total: int, from_zero: bool
-) -> tuple[NDArray[np.float64]] | None:
-    """Largest size over the size of every update, of sizes that change now and then, and not from row to row."""
-    if not sizes.size or sizes.min() * (1.0 + _SAME_BATCH) > sizes.max():
-        return None
-    if np.count_nonzero(np.abs(np.diff(np.log(sizes))) > np.log1p(_SAME_BATCH)) > _MOST_CHANGES:
-        return None
-    at = labels if from_zero else labels - 1
-    place = np.minimum(np.searchsorted(at, np.arange(total)), sizes.size - 1)  # a row tells of the updates before it
-    return (sizes.max() / sizes[place],)
+    sizes = batch_sizes(records, axis, total, from_zero)
+    return None if sizes is None else np.asarray(sizes.max() / sizes)
 
 
 def split(read: Mapping[str, Any], what: str) -> tuple[LossOptions, Given]:
