@@ -179,6 +179,24 @@ def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
     click.echo(f"wrote     {printable(out)}")
 
 
+@bench.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
+@click.option("--force", is_flag=True, help="Replace it.")
+def peaks(folders: tuple[str, ...], out: str, force: bool) -> None:
+    """Write what logs say whose peak rate was too low or too high, from folders of results of the suites of peaks.
+
+    \b
+    Examples:
+      refine bench peaks docs/bench/results/peaks-* -o peaks.md
+    """
+    from refine.bench.reporting.peaks import peaks as page
+    from refine.files import printable, write_files
+
+    write_files({Path(out): [page(folders)]}, force=force)
+    click.echo(f"wrote     {printable(out)}")
+
+
 def _copy(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
 

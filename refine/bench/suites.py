@@ -105,7 +105,8 @@ def _networks(half: str, *, steady: bool) -> tuple[Problem, ...]:
 
 _CHANGING = {"choose": CHANGING_CHOICES, "confirm": CHANGING}
 
-_FEWER_SEEDS = Protocol((0, 1, 2), _MORE_SEEDS.final_seeds, window=1, half_octaves=True)
+_FEWER_SEEDS = replace(_MORE_SEEDS, tuning_seeds=_MORE_SEEDS.tuning_seeds[:3])
+_FEWEST_SEEDS = replace(_FEWER_SEEDS, final_seeds=_MORE_SEEDS.final_seeds[:8])
 
 SUITES: Mapping[str, Suite] = {
     **_WHOLE,
@@ -118,16 +119,13 @@ SUITES: Mapping[str, Suite] = {
         for half, methods in (("choose", TRIED), ("confirm", CONFIRMED))
     },
     **{
-        f"{kind}-{half}": Suite(problems, replace(_FEWER_SEEDS, methods=methods))
+        f"{kind}-{half}": Suite(problems, replace(protocol, methods=methods))
         for half in ("choose", "confirm")
-        for kind, problems, methods in (
-            ("changing", _tables(half, TABLE_CHANGES), _CHANGING[half]),
-            ("changing-deep", _networks(half, steady=False), _CHANGING[half]),
-            ("peaks", _tables(half, ("steady",)), UNDER_TUNED),
+        for kind, problems, protocol, methods in (
+            ("changing", _tables(half, TABLE_CHANGES), _FEWER_SEEDS, _CHANGING[half]),
+            ("changing-deep", _networks(half, steady=False), _FEWEST_SEEDS, _CHANGING[half]),
+            ("peaks", _tables(half, ("steady",)), _FEWER_SEEDS, UNDER_TUNED),
         )
     },
-    "peaks-deep": Suite(
-        _networks("", steady=True),
-        replace(_FEWER_SEEDS, final_seeds=_FEWER_SEEDS.final_seeds[:8], methods=UNDER_TUNED),
-    ),
+    "peaks-deep": Suite(_networks("", steady=True), replace(_FEWEST_SEEDS, methods=UNDER_TUNED)),
 }
