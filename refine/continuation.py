@@ -18,6 +18,7 @@ from .errors import RefineError
 from .foretold import foretell, to_dicts
 from .health import check_values
 from .hygiene import stride
+from .level_shifts import shifts_of, without_shifts
 from .norms import GradientNorms
 from .prediction import Prediction
 from .prior import Prior, is_file, logged_rates, named_schedule, read_prior
@@ -201,9 +202,10 @@ def continue_run(
         if _known_after(norms, at)
         else "constant norms from here on: the log ends here",
     )
-    values = check_values(
-        norms, smoothed, norms.on_updates(smoothed, min(norms.total_steps, _FLAG_STEPS)), family, prior
-    )
+    shifts = shifts_of(norms)
+    plain = without_shifts(norms, shifts)
+    level = plain.smoothed(smoothing) if shifts else smoothed
+    values = check_values(plain, level, plain.on_updates(level, min(norms.total_steps, _FLAG_STEPS)), family, prior)
     notes = [*norms.source.notes, *(prior.notes if planned is None and peak_lr is None else ())]
     if near_separable(check(values)):
         notes.append("near-separable: the norms fall so far that nearly all weight is at the end; anneal by hand")

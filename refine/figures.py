@@ -15,7 +15,7 @@ from .describe import updates_done
 from .errors import RefineError
 from .files import printable
 from .hygiene import clipping_plateau
-from .level_shifts import shifts_of
+from .level_shifts import LevelShift, shifts_of
 from .norms import GradientNorms
 from .result import Refinement
 from .schedule import Schedule
@@ -126,9 +126,8 @@ def plot_norms(norms: GradientNorms, smoothed: NDArray[np.float64] | None = None
     if smoothed is not None:
         chosen = _thinned(at.size)
         ax.plot(*_broken(at[chosen], smoothed[chosen]), color=_SMOOTHED, linewidth=1.6, label="smoothed")
-    for number, shift in enumerate(shifts_of(norms)):
-        label = None if number else "level shift"
-        ax.axvline(shift.step, color=_SMOOTHED, linewidth=0.8, linestyle=":", label=label)
+    for shift in shifts_of(norms):
+        _mark(shift, norms.total_steps, ax)
     _log_scale(ax, float(norms.values.min()), float(norms.values.max()))
     ax.set_xlim(0, norms.total_steps)
     ax.set_xlabel("update")
@@ -304,6 +303,23 @@ def _broken(at: NDArray[np.int64], *columns: NDArray[np.float64]) -> list[NDArra
     between = np.diff(at)
     gaps = np.flatnonzero((between > 10 * np.median(between)) & (between > 0.02 * at[-1])) + 1
     return [np.insert(column.astype(np.float64), gaps, np.nan) for column in (at, *columns)]
+
+
+def _mark(shift: LevelShift, total_steps: int, ax: Axes) -> None:
+    """A thin line where the level shifts, with its cause beside it; it is no row of the legend."""
+    late = shift.step > 0.8 * total_steps
+    ax.axvline(shift.step, color=_SMOOTHED, linewidth=0.8, linestyle=":", label="_child shift")
+    ax.annotate(
+        "shift" if shift.cause == "unknown" else shift.cause,
+        (shift.step, 1.0),
+        xytext=(-3 if late else 3, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        va="top",
+        fontsize=7,
+        color=_SMOOTHED,
+    )
 
 
 def _log_scale(ax: Axes, lowest: float, highest: float) -> None:

@@ -37,6 +37,9 @@ Array = NDArray[np.float64]
 SMALLEST = np.log(1.07)
 """No smaller shift is believed."""
 
+LARGEST = np.log(1e6)
+"""Nor a larger one: such a log is of other units before and after."""
+
 SIGNIFICANT, WANDERING, ENOUGH_ROWS = 11.0, 1.0, 1000
 """Least gain in log likelihood with the noise of the fit; how much less will do with noise fitted without the shift.
 Each halving of the rows below 1000 asks for 3 more."""
@@ -51,7 +54,7 @@ _BLOCKS, _MOST, _ROWS, _EDGE = 1000, 8, 20, 0.05
 _RAMPS, _LOCAL_RAMPS = (0.03, 0.06, 0.12), (0.12, 0.24)
 _AROUND, _ZOOM, _VISIBLE, _LOCAL = 0.35, 2.5, 8.0, 3.0
 _RATE_STEP, _RATE_REACH = 0.15, 0.03
-_GAP, _APART = 3.0, 0.03
+_GAP, _APART, _MOST_CHANGES = 3.0, 0.03, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def level_shifts(
             early = shares[block * size] < EARLY
             sharp = EARLY_SHARP if early else SHARP
             if (
-                abs(jumps[j]) < SMALLEST
+                not SMALLEST <= abs(jumps[j]) <= LARGEST
                 or (early and gains[j] < EARLY_SIGNIFICANT)
                 or curve.over_ramps(block, others[j], _RAMPS) < sharp
             ):
@@ -184,7 +187,7 @@ def shifts_at_batches(
 
     Least squares of the log norms, spikes clipped, on a parabola, a transient at the start and a jump at every change.
     A larger batch has less noise: a jump the other way, or within two standard errors of nothing, is none, and none is
-    larger than that of a norm of all noise, ``b^(1/2)``.
+    larger than that of a norm of all noise, ``b^(1/2)``. More than twenty changes are a ramp, and no shifts.
 
     Parameters
     ----------
@@ -205,9 +208,12 @@ def shifts_at_batches(
     """
     norms, at = np.asarray(values, dtype=np.float64), np.asarray(updates, dtype=np.int64)
     sizes = np.asarray(batch_size, dtype=np.float64)
+    logs_of_sizes = np.log(sizes)
     steps = np.flatnonzero(np.diff(sizes)) + 1
-    seen = np.array([_ROWS // 2 <= np.sum(at < step) <= at.size - _ROWS // 2 for step in steps], dtype=bool)
-    steps = steps[seen] if steps.size else steps
+    if steps.size > _MOST_CHANGES:
+        return ()
+    before = np.searchsorted(at, steps)
+    steps = steps[(before >= _ROWS // 2) & (before <= at.size - _ROWS // 2)]
     if not steps.size or at.size < 2 * _ROWS + 2:
         return ()
     x = (at + 0.5) / sizes.size
@@ -217,12 +223,12 @@ def shifts_at_batches(
     weights = inverse @ logs
     residual = logs - design @ weights
     errors = np.sqrt(inverse**2 @ residual**2)[-steps.size :]
-    most = -0.5 * np.log(sizes[steps] / sizes[steps - 1])
+    most = -0.5 * (logs_of_sizes[steps] - logs_of_sizes[steps - 1])
     jumps = np.clip(weights[-steps.size :], np.minimum(most, 0.0), np.maximum(most, 0.0))
     return tuple(
         LevelShift(int(step), float(np.exp(jump)), "batch size")
         for step, jump, error in zip(steps, jumps, errors, strict=True)
-        if abs(jump) > 2.0 * error
+        if 2.0 * error < abs(jump) <= LARGEST
     )
 
 
@@ -244,7 +250,10 @@ def without_shifts(norms: GradientNorms, shifts: tuple[LevelShift, ...]) -> Grad
     """Norms as they would be at the level of the start."""
     if not shifts:
         return norms
-    return replace(norms, values=norms.values / noise_level(shifts, norms.total_steps)[norms.updates])
+    with np.errstate(over="ignore", under="ignore"):
+        values = norms.values / noise_level(shifts, norms.total_steps)[norms.updates]
+    limits = np.finfo(np.float64)
+    return replace(norms, values=np.clip(values, limits.tiny, limits.max))
 
 
 def noise_level(shifts: tuple[LevelShift, ...], total_steps: int, power: float = 1.0) -> NDArray[np.float64]:
@@ -301,19 +310,21 @@ class _Curve:
         own = (power.sum(axis=1, keepdims=True) - np.fft.fft(power, axis=1).real[:, 1:]) / 2.0
         shared = dst(self.inverse[:, None, :] * design * self.edge, type=1) / 2.0
         own -= np.einsum("wqt,wqt->wt", shared, np.linalg.solve(gram, shared))
-        left = squares[:, None] - along**2 / np.maximum(own, 1e-9)
-        return np.asarray(self._log_likelihood(np.maximum(left, 1e-9 * squares[:, None])).max(axis=0))
+        return self._with_one_more(squares, along, own)
 
     def over_ramps(self, block: int, columns: Array | None, widths: tuple[float, ...]) -> float:
         """Log likelihood of a shift over that of the best ramp around it, of these shares of the curve."""
         ramps = [
-            self.shifts([at], share * self.size)
-            for share in widths
-            for at in np.clip(block + share * self.size * np.linspace(-0.5, 0.5, 9), 1, self.size - 1).tolist()
+            self.shifts(np.clip(block + wide * np.linspace(-0.5, 0.5, 9), 1, self.size - 1).tolist(), wide)
+            for wide in self.size * np.array(widths)
         ]
-        beside = np.empty((0, self.k.size)) if columns is None else columns
-        likelihoods = [self.log_likelihoods(np.vstack([beside, each])).max() for each in (self.shifts([block]), *ramps)]
-        return float(likelihoods[0] - max(likelihoods[1:]))
+        more = np.vstack([self.shifts([block]), *ramps])
+        squares, weights, gram, design = self._fit(columns)
+        along = (self.inverse * (self.values - weights @ design)) @ more.T
+        shared = (self.inverse[:, None, :] * design) @ more.T
+        own = self.inverse @ (more**2).T - np.einsum("wqt,wqt->wt", shared, np.linalg.solve(gram, shared))
+        likelihoods = self._with_one_more(squares, along, own)
+        return float(likelihoods[0] - likelihoods[1:].max())
 
     def _fit(self, columns: Array | None) -> tuple[Array, Array, Array, Array]:
         """Squares left (K,), weights (K, q), Gram matrices (K, q, q) and the columns (q, m - 1)."""
@@ -323,6 +334,11 @@ class _Curve:
         weights = np.linalg.solve(gram, along[..., None])[..., 0]
         squares = self.inverse @ self.values**2 - np.sum(along * weights, axis=1)
         return np.maximum(squares, 1e-300), weights, gram, design
+
+    def _with_one_more(self, squares: Array, along: Array, own: Array) -> Array:
+        """Highest log likelihood with each of t columns, by its products with the residual and itself; (t,)."""
+        left = squares[:, None] - along**2 / np.maximum(own, 1e-9)
+        return np.asarray(self._log_likelihood(np.maximum(left, 1e-9 * squares[:, None])).max(axis=0))
 
     def _log_likelihood(self, squares: Array) -> Array:
         """With the best variance: -(m - 1)/2 log(squares) - 1/2 log det."""
@@ -427,5 +443,7 @@ def _clipped(logs: Array) -> Array:
     block = np.minimum(np.arange(logs.size) // size, whole - 1)
     off = logs - centre[block]
     spread = np.median(np.abs(off[: whole * size]).reshape(whole, size), axis=1)
-    reach = 3.0 * 1.4826 * median_filter(spread, size=41, mode="reflect")[block]
+    spread = 1.4826 * median_filter(spread, size=41, mode="reflect")[block]
+    spread = np.where(spread > 0.0, spread, np.abs(off).mean())  # rounded norms: half of them equal their median
+    reach = 3.0 * spread
     return np.asarray(centre[block] + np.clip(off, -reach, reach))

@@ -177,7 +177,7 @@ class GradientNorms:
     l1 : (n,) float64 or None
         The l1 norms where the values are ``dual`` ones and the log holds both; nan where missing.
     batch_size : (T,) float64 or None
-        Of every update, positive, where the log shows that it changes.
+        Of every update, positive, where the log shows that it changes; one that is constant becomes None.
     """
 
     steps: NDArray[np.int64]
@@ -241,7 +241,7 @@ class GradientNorms:
                     f"{self.total_steps:,} updates"
                 )
             sizes.flags.writeable = False
-            object.__setattr__(self, "batch_size", sizes)
+            object.__setattr__(self, "batch_size", sizes if sizes.min() < sizes.max() else None)
 
     def __repr__(self) -> str:
         span = f"steps={self.steps[0]}..{self.steps[-1]}, total_steps={self.total_steps}"
@@ -304,7 +304,7 @@ class GradientNorms:
             source=source or Source(rows=raw.size),
         )
         sizes = None if batch_size is None else numbers("batch_size", batch_size)
-        return norms if sizes is None or np.ptp(sizes) == 0.0 else replace(norms, batch_size=sizes)
+        return norms if sizes is None else replace(norms, batch_size=sizes)
 
     @classmethod
     def from_cleaned(

@@ -113,6 +113,7 @@ def pool(logs: Sequence[GradientNorms], *, smoothing: float = 0.1) -> GradientNo
         dropped_at={},
         rates=None,
         l1=None,
+        batch_size=None,
         pool=Pool(len(logs), smoothing, norms.min(axis=0), norms.max(axis=0)),
     )
 

@@ -13,7 +13,8 @@ from .loss_columns import batch_name
 
 __all__ = ["update_sizes"]
 
-_SAME_BATCH, _MOST_CHANGES = 0.1, 20
+_SAME_BATCH, _MOST_CHANGES, _MOST_LEVELS = 0.1, 20, 100
+"""Sizes within 10 % of the first of a level are of that level: counted samples and tokens jitter."""
 
 
 def update_sizes(
@@ -56,11 +57,28 @@ def update_sizes(
 def _by_update(
     labels: NDArray[np.int64], sizes: NDArray[np.float64], total: int, from_zero: bool
 ) -> NDArray[np.float64] | None:
-    """Size of every update, of sizes that change now and then, and not from row to row."""
+    """Size of every update, the median of its level, of sizes that change now and then, and not from row to row."""
     if not sizes.size or sizes.min() * (1.0 + _SAME_BATCH) > sizes.max():
         return None
     if np.count_nonzero(np.abs(np.diff(np.log(sizes))) > np.log1p(_SAME_BATCH)) > _MOST_CHANGES:
         return None
+    sizes = _levels(sizes)
+    if sizes.size == 0 or np.ptp(sizes) == 0.0:
+        return None
     at = labels if from_zero else labels - 1
     place = np.minimum(np.searchsorted(at, np.arange(total)), sizes.size - 1)  # a row tells of the updates before it
     return np.asarray(sizes[place])
+
+
+def _levels(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each size's level; empty where there are more than a hundred: it drifts to and fro."""
+    levels = np.empty_like(sizes)
+    start = 0
+    for _ in range(_MOST_LEVELS):
+        away = np.abs(np.log(sizes[start:] / sizes[start])) > np.log1p(_SAME_BATCH)
+        end = start + int(np.argmax(away)) if away.any() else sizes.size
+        levels[start:end] = np.median(sizes[start:end])
+        if end == sizes.size:
+            return levels
+        start = end
+    return levels[:0]
