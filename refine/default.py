@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from .errors import RefineError
 from .families import with_warmup
 from .files import printable
 from .foretold import law_of, why_not
-from .level_shifts import noise_level, shifts_of
+from .level_shifts import noise_level, shifts_of, shifts_of_losses
 from .loss_limits import bad_fit
 from .norms import GradientNorms
 from .prior import Prior
@@ -61,8 +61,10 @@ DEFAULT_WARMUP_FRACTION = 0.02
 LEAST_K = 1.02
 """A k this near to 1, on either side, is linear decay."""
 
-SHIFT_POWER: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 1.0}
-"""Power of the level of N = G^2 (SGD) or G (Adam family) that the anneal follows where the batch size changes."""
+RISING: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 2.0}
+FALLING: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 1.0}
+"""Power of N = G^2 (SGD) or G (Adam family) that the anneal follows where the batch size changes: where the noise rises
+and where it falls (docs/default.md)."""
 
 CAUTION = 1.0
 """Standard errors of a predicted difference that a hold has to make up for; by gain against harm (docs/default.md)."""
@@ -88,7 +90,7 @@ class Choice:
         1: linear decay, or the anneal that follows the noise; more: the peak is held first.
     hold : float
         Share of the run for which the peak is held.
-    spoke : {"loss", "noise", "both", "neither", "user"}
+    spoke : {"loss", "noise", "neither", "user"}
         What decided.
     reason : str
         Part of a sentence.
@@ -100,7 +102,7 @@ class Choice:
 
     k: float
     hold: float
-    spoke: Literal["loss", "noise", "both", "neither", "user"]
+    spoke: Literal["loss", "noise", "neither", "user"]
     reason: str
     peak_advice: str = ""
     shifted: bool = False
@@ -115,7 +117,7 @@ class Choice:
     @property
     def keeps_peak(self) -> bool:
         """Whether it was chosen for the logged peak: then that is the one to run it at."""
-        return self.spoke in ("loss", "both")
+        return self.spoke == "loss"
 
 
 def words(choice: Choice, steps: int | None = None) -> str:
@@ -168,7 +170,13 @@ def batch_level(
     known = tuple(shift for shift in shifts_of(norms) if shift.cause == "batch size")
     parsed = None if plan is None else parse_batch_plan(plan)
     ahead = planned(known, steps, norms.total_steps, plan=parsed, logged_batch=norms.batch_size)
-    return noise_level(ahead, steps, SHIFT_POWER[family] * EXPONENTS[family]) if ahead else None
+    if not ahead:
+        return None
+    powers = (RISING if shift.factor > 1.0 else FALLING for shift in ahead)
+    raised = (
+        replace(s, factor=s.factor ** (p[family] * EXPONENTS[family])) for s, p in zip(ahead, powers, strict=True)
+    )
+    return noise_level(tuple(raised), steps)
 
 
 def next_warmup(prior: Prior, steps: int) -> int:
@@ -209,27 +217,29 @@ def choose(
     shifted = level is not None
     if hold is not None:
         return Choice(k_of_hold(_weights(steps, level), hold), hold, "user", "the hold is as given", shifted=shifted)
-    noise = "the batch size changes"
+    if shifted:
+        why = "the anneal follows the noise of the batch sizes; the losses do not speak where the noise changes"
+        return Choice(1.0, 0.0, "noise", why, shifted=True)
 
     def silent(why: str, peak: str = "") -> Choice:
-        if shifted:
-            return Choice(1.0, 0.0, "noise", f"{noise}, the loss does not speak: {why}", peak, shifted)
         return Choice(1.0, 0.0, "neither", f"neither loss nor noise speaks: {why}", peak)
 
     law, warmup = law_of(norms), next_warmup(prior, steps)
     if law is None:
         return silent(_brief(why_not(norms), norms))
+    if jumps := shifts_of(norms) or shifts_of_losses(norms):
+        return silent(f"norms or losses jump at update {jumps[0].step:,}, as where data changes, which no law knows")
     if poor := bad_fit(law.fit):
         return silent(poor[0])
     try:
         peak = law.longest.peak_lr
         plain, half = (
-            law.predict(Schedule.from_rates(scheduled(steps, warmup, 1.0, level), {}), peak_lr=rate, points=1)
+            law.predict(Schedule.from_rates(scheduled(steps, warmup), {}), peak_lr=rate, points=1)
             for rate in (peak, 0.5 * peak)
         )
-        held = cautious_hold(law, steps, warmup, peak, level)
-        k = k_of_hold(_weights(steps, level), held)
-        schedule = Schedule.from_rates(scheduled(steps, warmup, k, level), {})
+        held = cautious_hold(law, steps, warmup, peak)
+        k = k_of_hold(np.ones(steps), held)
+        schedule = Schedule.from_rates(scheduled(steps, warmup, k), {})
         best = law.predict(schedule, peak_lr=peak, points=1)
     except RefineError as error:  # the next run lies too far off for the law
         return silent(_brief(str(error), norms))
@@ -237,13 +247,10 @@ def choose(
         too_high = law.difference(half, plain).verdict == "better"
         return silent("the losses want no hold that they are sure of", TOO_HIGH if too_high else "")
     gain, advice = law.difference(best, plain), peak_advice(law, best, k, held)
-    told = f"the losses foretell {_signed(gain)} against {'the same anneal' if shifted else 'linear decay'}"
-    return Choice(k, held, "both" if shifted else "loss", f"{noise}; {told}" if shifted else told, advice, shifted)
+    return Choice(k, held, "loss", f"the losses foretell {_signed(gain)} against linear decay", advice)
 
 
-def cautious_hold(
-    law: LossLaw, steps: int, warmup_steps: int, peak_lr: float, level: npt.ArrayLike | None = None
-) -> float:
+def cautious_hold(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float) -> float:
     r"""Share of the run to hold the peak for, in twentieths: the least of predicted difference and `CAUTION` errors.
 
     .. math:: \min_h \; d(h) + c\, \sigma(h), \qquad d(0) = \sigma(0) = 0
@@ -251,8 +258,7 @@ def cautious_hold(
     d is the predicted final loss less that without a hold, sigma its standard error (`LossLaw.difference`). Losses that
     tell nothing give no hold, and those that tell little a short one.
     """
-    weights = _weights(steps, level)
-    rates = [scheduled(steps, warmup_steps, k_of_hold(weights, h), level) * peak_lr for h in (0.0, *_SHARES)]
+    rates = [scheduled(steps, warmup_steps, k_of_hold(np.ones(steps), h)) * peak_lr for h in (0.0, *_SHARES)]
     found = [value + CAUTION * error for value, error in law.costs(rates[1:], rates[0])]
     best = int(np.argmin(found))
     return _SHARES[best] if found[best] < 0.0 else 0.0

@@ -27,7 +27,16 @@ from .errors import RefineError
 if TYPE_CHECKING:
     from .norms import GradientNorms
 
-__all__ = ["Cause", "LevelShift", "level_shifts", "noise_level", "shifts_at_batches", "shifts_of", "without_shifts"]
+__all__ = [
+    "Cause",
+    "LevelShift",
+    "level_shifts",
+    "noise_level",
+    "shifts_at_batches",
+    "shifts_of",
+    "shifts_of_losses",
+    "without_shifts",
+]
 
 Cause = Literal["batch size", "planned", "unknown"]
 """What moved the norms: a logged or a planned change of the batch size, or something that the log does not say."""
@@ -244,6 +253,16 @@ def shifts_of(norms: GradientNorms) -> tuple[LevelShift, ...]:
     others = [x for x in found if np.abs(changes - x.step).min() > _APART * norms.total_steps]
     known = shifts_at_batches(norms.values, norms.updates, norms.batch_size)
     return tuple(sorted((*known, *others), key=lambda shift: shift.step))
+
+
+@lru_cache(maxsize=8)
+def shifts_of_losses(norms: GradientNorms) -> tuple[LevelShift, ...]:
+    """Where the losses beside norms jump and stay, as where the data changes."""
+    if norms.pool is not None or norms.loss is None:
+        return ()
+    fine = np.isfinite(norms.loss) & (norms.loss > 0.0)
+    rates = None if norms.learning_rate is None else norms.learning_rate[fine]
+    return level_shifts(norms.loss[fine], norms.updates[fine], norms.total_steps, rates=rates)
 
 
 def without_shifts(norms: GradientNorms, shifts: tuple[LevelShift, ...]) -> GradientNorms:

@@ -248,7 +248,7 @@ def _level(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:
 def _held(result: Refinement, level: NDArray[np.float64] | None) -> Fitted:
     """The hold that the losses of the log want, on a level of the noise; its peak the logged one where they speak."""
     norms, steps = result.norms, result.norms.total_steps
-    choice = choose(norms, result.prior, steps, level=level)
+    choice = choose(norms, result.prior, steps)
     found = scheduled(steps, result.warmup_steps, choice.k, level)
     same = np.allclose(found, result.linear.multiplier, rtol=1e-6, atol=0.0)
     ratio = 1.0 if choice.keeps_peak else result.prior.peak_ratio(found)
