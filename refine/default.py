@@ -61,8 +61,7 @@ DEFAULT_WARMUP_FRACTION = 0.02
 LEAST_K = 1.02
 """A k this near to 1, on either side, is linear decay."""
 
-RISING: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 2.0}
-FALLING: dict[OptimizerFamily, float] = {"sgd": 1.0, "adam": 1.0}
+RISING, FALLING = 2.0, 1.0
 """Power of N = G^2 (SGD) or G (Adam family) that the anneal follows where the batch size changes: where the noise rises
 and where it falls (docs/default.md)."""
 
@@ -173,9 +172,7 @@ def batch_level(
     if not ahead:
         return None
     powers = (RISING if shift.factor > 1.0 else FALLING for shift in ahead)
-    raised = (
-        replace(s, factor=s.factor ** (p[family] * EXPONENTS[family])) for s, p in zip(ahead, powers, strict=True)
-    )
+    raised = (replace(s, factor=s.factor ** (p * EXPONENTS[family])) for s, p in zip(ahead, powers, strict=True))
     return noise_level(tuple(raised), steps)
 
 

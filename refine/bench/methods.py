@@ -132,8 +132,12 @@ _FIXED = {
     "wsd 0.5": "wsd:0.5,",
 }
 
+_FIXED_FAMILIES = tuple(
+    replace(_family(name, text), schedules=_family(name, text).schedules[:1]) for name, text in _FIXED.items()
+)
+
 CHANGING_CHOICES: tuple[Method, ...] = (
-    *(replace(_family(name, text), schedules=_family(name, text).schedules[:1]) for name, text in _FIXED.items()),
+    *_FIXED_FAMILIES,
     *(
         _refined(mode, BASELINE)
         for mode in ("paper", "unguarded", "shifts", "shifts 2", "shifts 1/B", "hold", "hold on 1/N")
@@ -142,7 +146,8 @@ CHANGING_CHOICES: tuple[Method, ...] = (
 """What was chosen from where the noise changes: one warmup, 5 %."""
 
 CHANGING: tuple[Method, ...] = (
-    *CHANGING_CHOICES,
+    *_FIXED_FAMILIES,
+    *(_refined(mode, BASELINE) for mode in ("paper", "unguarded", "shifts", "hold", "hold on 1/N", "default")),
     *(Method(name, package=name) for name in ("schedulefree", "momo")),
 )
 """What the recommended schedule is confirmed against there."""
@@ -155,7 +160,7 @@ def _at(factor: float) -> tuple[Method, ...]:
     """At one multiple of the best peak: linear decay, holds, and what is made of the log of linear decay there."""
     logged = f"linear at {factor:g}"
     holds = (Method(f"hold {h:g} at {factor:g}", (f"wsd:{1 - h:g},warmup_fraction=0.05",), at=factor) for h in _HOLDS)
-    modes = ("unguarded", "hold", "hold on 1/N")
+    modes = ("unguarded", "hold on 1/N", "default")
     return (
         Method(logged, ("linear:warmup_fraction=0.05",), at=factor),
         *holds,
@@ -163,7 +168,7 @@ def _at(factor: float) -> tuple[Method, ...]:
     )
 
 
-UNDER_TUNED: tuple[Method, ...] = (CHANGING_CHOICES[0], *(method for factor in _PEAKS for method in _at(factor)))
+UNDER_TUNED: tuple[Method, ...] = (_FIXED_FAMILIES[0], *(method for factor in _PEAKS for method in _at(factor)))
 """What is made of the logs of linear decay whose peak was too low, or too high."""
 
 

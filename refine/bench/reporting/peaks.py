@@ -19,7 +19,7 @@ from .words import FAMILIES, count, label, percent, plus_minus
 __all__ = ["peaks"]
 
 _LOGGED = re.compile(r"linear at ([0-9.]+)")
-_SHOWN = ("default", "hold", "hold on 1/N", "unguarded")
+_SHOWN = ("default", "hold on 1/N", "unguarded")
 
 
 def peaks(folders: Sequence[str | os.PathLike[str]]) -> str:
