@@ -183,6 +183,24 @@ def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True)
 @click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
 @click.option("--force", is_flag=True, help="Replace it.")
+def changing(folders: tuple[str, ...], out: str, force: bool) -> None:
+    """Write what follows noise that changes during a run, from folders of results of the suites of changing noise.
+
+    \b
+    Examples:
+      refine bench changing docs/bench/results/changing-* -o changing.md
+    """
+    from refine.bench.reporting.changing import changing as page
+    from refine.files import printable, write_files
+
+    write_files({Path(out): [page(folders)]}, force=force)
+    click.echo(f"wrote     {printable(out)}")
+
+
+@bench.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
+@click.option("--force", is_flag=True, help="Replace it.")
 def peaks(folders: tuple[str, ...], out: str, force: bool) -> None:
     """Write what logs say whose peak rate was too low or too high, from folders of results of the suites of peaks.
 

@@ -96,6 +96,7 @@ def _runs(cell: Cell) -> list[dict[str, Any]]:
                 "loss": outcome.loss,
                 "train_loss": outcome.train_loss,
                 "test_loss": math.nan if outcome.test_loss is None else outcome.test_loss,
+                "error": math.nan if outcome.error is None else outcome.error,
             }
         )
     return rows

@@ -34,12 +34,22 @@ _REST: Mapping[str, tuple[str, ...]] = {
     "logs": ("decision", "default"),
     "costs": ("sweep_runs", "sweep_updates", "prior_updates", "run_updates", "at_limit"),
 }
+_MORE: Mapping[str, tuple[str, ...]] = {"runs": ("error",), "logs": (), "costs": ()}
+"""Columns that older results lack."""
+
 _FILES = {"runs": "runs.csv.gz", "logs": "logs.csv", "costs": "costs.csv"}
 _TEXTS = {*_CELL, "method", "warmup", "rates", "schedule", "decision", "default"}
 _WHOLE = {"seed", "sweep_runs", "sweep_updates", "prior_updates", "run_updates", "at_limit"}
 _META = ("suite", "scale", "versions", "machine", "finished", "runs", "seconds", "wall_seconds", "skipped", "failed")
 _KNOWN: Mapping[str, tuple[str, ...]] = {
-    "suite": ("smoke", "convex", "deep", "convex-choose", "convex-confirm", "deep-choose", "deep-confirm"),
+    "suite": (
+        *("smoke", "convex", "deep", "peaks-deep"),
+        *(
+            f"{kind}-{half}"
+            for kind in ("convex", "deep", "changing", "changing-deep", "peaks")
+            for half in ("choose", "confirm")
+        ),
+    ),
     "scale": get_args(Scale),
 }
 
@@ -52,7 +62,8 @@ class Results:
     ----------
     runs : DataFrame
         One row a final run: suite, problem, optimizer, method, warmup, rates, seed, schedule, rate, loss (the
-        criterion; inf where it diverged), train_loss, test_loss (nan: none).
+        criterion; inf where it diverged), train_loss, test_loss (nan: none), error (share of the training data that is
+        classified wrongly; nan: no table; older results lack it).
     logs : DataFrame
         One row a log that a schedule was refined from: suite, problem, optimizer, method, seed, decision
         ("linear" where the norms fall so far that the method "refined" is linear decay, else "refined"), default (the
@@ -154,6 +165,7 @@ def _csv(name: str, frame: pd.DataFrame) -> str:
     columns = [*_KEYS[name], *_REST[name]]
     if missing := [column for column in columns if column not in frame]:
         raise RefineError(f"{name} lacks the column {missing[0]}; give all of {', '.join(columns)}")
+    columns += [column for column in _MORE[name] if column in frame]
     checks = [column for column in frame.columns if column not in columns]
     if checks and name != "logs":
         raise RefineError(f"{name} has an unknown column {printable(checks[0])}; its columns are {', '.join(columns)}")
