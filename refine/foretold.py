@@ -14,7 +14,7 @@ from .schedule import Schedule
 __all__ = ["foretell", "law_of", "to_dicts", "why_not"]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)
 def _fitted(norms: GradientNorms) -> LossLaw | str:
     """The law of the losses beside norms, or why there is none; kept, as text, JSON and figure each ask."""
     if norms.pool is not None:

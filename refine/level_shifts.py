@@ -241,7 +241,7 @@ def shifts_at_batches(
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def shifts_of(norms: GradientNorms) -> tuple[LevelShift, ...]:
     """Shifts of a log: where its batch size changes, and wherever else its norms jump; none of pooled norms."""
     if norms.pool is not None:
@@ -255,7 +255,7 @@ def shifts_of(norms: GradientNorms) -> tuple[LevelShift, ...]:
     return tuple(sorted((*known, *others), key=lambda shift: shift.step))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def shifts_of_losses(norms: GradientNorms) -> tuple[LevelShift, ...]:
     """Where the losses beside norms jump and stay, as where the data changes."""
     if norms.pool is not None or norms.loss is None:

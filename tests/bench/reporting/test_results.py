@@ -92,7 +92,12 @@ def signed(folder, **changes):
     (folder / "meta.json").write_text(json.dumps(meta | {"sha256": sums}))
 
 
-ALL = "smoke, convex, deep, convex-choose, convex-confirm, deep-choose, deep-confirm"
+ALL = ", ".join(
+    (
+        "smoke, convex, deep, peaks-deep, convex-choose, convex-confirm, deep-choose, deep-confirm",
+        "changing-choose, changing-confirm, changing-deep-choose, changing-deep-confirm, peaks-choose, peaks-confirm",
+    )
+)
 
 
 @pytest.mark.parametrize(
