@@ -27,7 +27,7 @@ from .candidates import CANDIDATES, Evidence
 from .outcome import Log
 from .problems import Optimizer
 
-__all__ = ["BASELINE", "CONFIRMED", "METHODS", "TRIED", "WARMUPS", "Fitted", "Method", "fit"]
+__all__ = ["BASELINE", "CONFIRMED", "METHODS", "RECOMMENDED", "TRIED", "WARMUPS", "Fitted", "Method", "fit"]
 
 BASELINE = "linear"
 
@@ -108,6 +108,9 @@ METHODS: tuple[Method, ...] = (
     *(Method(name, package=name) for name in ("schedulefree", "dadaptation", "prodigy", "mechanic")),
 )
 
+
+RECOMMENDED: tuple[Method, ...] = METHODS[0], _refined("default", BASELINE)
+"""Tuned linear decay and what is recommended."""
 
 TRIED: tuple[Method, ...] = (
     *(method for method in METHODS if method.name.startswith(BASELINE)),

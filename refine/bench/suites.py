@@ -11,7 +11,7 @@ from .data.collection import DATASETS
 from .data.parsers import Table
 from .deep import CHANGING_DEEP, DEEP
 from .halves import halves
-from .methods import CHANGING, CHANGING_CHOICES, CONFIRMED, TRIED, UNDER_TUNED
+from .methods import CHANGING, CHANGING_CHOICES, CONFIRMED, RECOMMENDED, TRIED, UNDER_TUNED
 from .noise import STEADY, TABLE_CHANGES, Noise
 from .plan import Protocol
 from .problems import Optimizer, Problem, Scale
@@ -126,6 +126,11 @@ SUITES: Mapping[str, Suite] = {
             ("changing-deep", _networks(half, steady=False), _FEWEST_SEEDS, _CHANGING[half]),
             ("peaks", _tables(half, ("steady",)), _FEWER_SEEDS, UNDER_TUNED),
         )
+    },
+    **{
+        f"recommended-{name}": replace(suite, protocol=replace(suite.protocol, methods=RECOMMENDED))
+        for name, suite in _WHOLE.items()
+        if name != "smoke"
     },
     "peaks-deep": Suite(_networks("", steady=True), replace(_FEWEST_SEEDS, methods=UNDER_TUNED)),
 }

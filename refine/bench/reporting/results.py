@@ -43,7 +43,7 @@ _WHOLE = {"seed", "sweep_runs", "sweep_updates", "prior_updates", "run_updates",
 _META = ("suite", "scale", "versions", "machine", "finished", "runs", "seconds", "wall_seconds", "skipped", "failed")
 _KNOWN: Mapping[str, tuple[str, ...]] = {
     "suite": (
-        *("smoke", "convex", "deep", "peaks-deep"),
+        *("smoke", "convex", "deep", "recommended-convex", "recommended-deep", "peaks-deep"),
         *(
             f"{kind}-{half}"
             for kind in ("convex", "deep", "changing", "changing-deep", "peaks")

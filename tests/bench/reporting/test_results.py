@@ -94,7 +94,8 @@ def signed(folder, **changes):
 
 ALL = ", ".join(
     (
-        "smoke, convex, deep, peaks-deep, convex-choose, convex-confirm, deep-choose, deep-confirm",
+        "smoke, convex, deep, recommended-convex, recommended-deep, peaks-deep",
+        "convex-choose, convex-confirm, deep-choose, deep-confirm",
         "changing-choose, changing-confirm, changing-deep-choose, changing-deep-confirm, peaks-choose, peaks-confirm",
     )
 )
