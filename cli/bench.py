@@ -166,11 +166,11 @@ def report(places: tuple[str, ...], out: str, worth: str | None, force: bool) ->
 @click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
 @click.option("--force", is_flag=True, help="Replace it.")
 def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
-    """Write how the default was chosen and confirmed, from folders of results of the suites of both halves.
+    """Write how the default does, and what else was tried, from folders of results of the suites for it.
 
     \b
     Examples:
-      refine bench selection docs/bench/results/*-choose docs/bench/results/*-confirm -o selection.md
+      refine bench selection docs/bench/results/recommended-* -o selection.md
     """
     from refine.bench.reporting.selection import selection as page
     from refine.files import printable, write_files

@@ -18,7 +18,7 @@ def pair(mean, error=0.01):
     return [mean - error, mean + error]
 
 
-def folder(tmp_path, cells, suite="convex-confirm", logs=None, errors=None):
+def folder(tmp_path, cells, suite="recommended-convex", logs=None, errors=None):
     """Results, saved: by cell and arm the differences to linear decay in %, by cell the logs of its seeds.
 
     ``errors``: by method the shares that are classified wrongly, of every seed.
@@ -39,7 +39,7 @@ def folder(tmp_path, cells, suite="convex-confirm", logs=None, errors=None):
     meta = {"suite": suite, "scale": "cpu", "versions": {}, "machine": "none", "finished": "2025-01-02", "runs": 1}
     found = Results(
         pd.DataFrame(runs, columns=[*CELL, "method", "warmup", "rates", "seed", *rest]),
-        pd.DataFrame(told, columns=[*CELL, "method", "seed", "decision", "default", "rho", "progress ratio"]),
+        pd.DataFrame(told, columns=[*CELL, "method", "seed", "decision", "default", "rho", "k"]),
         pd.DataFrame(costs, columns=[*CELL, "method", "warmup", *numbers]),
         {**meta, "seconds": 1, "wall_seconds": 1, "skipped": {}, "failed": {}},
     )

@@ -10,7 +10,7 @@ import pytest
 
 from refine import RefineError
 from refine.bench.reporting.results import load, save
-from refine.bench.reporting.selection import RIVALS, selection
+from refine.bench.reporting.selection import selection
 from refine.bench.reporting.statistics import CELL, NULL, Arm
 
 from .by_hand import RULE, SWEPT, asked, default, folder, pair, tables
@@ -61,62 +61,6 @@ class TestGoals:
         if not holds:
             assert f"rate: misses in a, sgd {most} %;" in goal
 
-    def test_ranks_are_those_of_the_rivals_and_the_default_alone(self, tmp_path):
-        """Ranks of default: 1, 1, 2; cosine: 3, 3, 1. Others that rank better are no rivals."""
-        cosine, step = (Arm(name, "tuned", "swept") for name in ("cosine", "step"))
-        others = {
-            step: pair(5.0),
-            Arm("one-cycle", "tuned", "swept"): pair(6.0),
-            Arm("wsd", "tuned", "swept"): pair(7.0),
-            Arm("constant", "tuned", "swept"): pair(-9.0),
-            Arm("cosine", "fixed", "swept"): pair(-9.0),
-            Arm(NULL, "tuned", "swept"): pair(-9.0),
-        }
-        cells = {
-            (name, "sgd"): {**default(pair(own)), cosine: pair(other), **others}
-            for name, own, other in (("a", -1.0, 1.0), ("b", -1.0, 2.0), ("c", -1.0, -2.0))
-        }
-        (goal,) = asked(selection([folder(tmp_path, cells)]), "Mean rank")
-        assert (
-            ": holds; over 3 cells default(linear) 1.33, cosine 2.33, linear 2.33, step 4.00, one-cycle 5.00, " in goal
-        )
-        assert "wsd 6.00 (critical" in goal
-        cells[("b", "sgd")] |= {cosine: pair(-2.0)}
-        (goal,) = asked(selection([folder(tmp_path / "other", cells)]), "Mean rank")
-        assert ": misses cosine; over 3 cells cosine 1.67, default(linear) 1.67, linear 2.67" in goal
-
-    def test_each_suite_is_ranked_too(self, tmp_path):
-        cosine, *rest = (Arm(name, "tuned", "swept") for name in RIVALS)
-        far = {arm: pair(9.0) for arm in rest}
-        ahead, behind = ({**default(pair(own)), cosine: pair(-own), **far} for own in (-1.0, 1.0))
-        convex = {(name, "sgd"): ahead for name in "abc"}
-        deep = {(name, "adam"): behind for name in "de"}
-        folders = [folder(tmp_path, convex), folder(tmp_path, deep, "deep-confirm")]
-        every, *each = asked(selection(folders), "Mean rank")
-        assert "holds; over 5 cells" in every
-        assert [re.search(r"(\w+-confirm).*(holds|misses cosine); over (\d)", line).groups() for line in each] == [
-            ("convex-confirm", "holds", "3"),
-            ("deep-confirm", "misses cosine", "2"),
-        ]
-
-    def test_without_rivals_nothing_is_said_to_hold(self, tmp_path):
-        cells = {(name, "sgd"): {**default(pair(-1.0)), Arm("constant", "tuned", "swept"): pair(3.0)} for name in "ab"}
-        (goal,) = asked(selection([folder(tmp_path, cells)]), "Mean rank")
-        assert goal.endswith(": not told, cosine, one-cycle, step, wsd were not trained in all of two cells or more.")
-        assert not re.search("holds|misses", goal)
-
-    def test_a_rival_that_some_cells_lack_leaves_the_rank_untold(self, tmp_path):
-        rivals = {Arm(name, "tuned", "swept"): pair(3.0) for name in RIVALS}
-        cells = {(name, "sgd"): {**default(pair(-1.0)), **rivals} for name in "ab"}
-        (goal,) = asked(selection([folder(tmp_path / "all", cells)]), "Mean rank")
-        assert ": holds; over 2 cells" in goal
-        del cells[("b", "sgd")][Arm("wsd", "tuned", "swept")]
-        (goal,) = asked(selection([folder(tmp_path / "some", cells)]), "Mean rank")
-        assert goal.endswith(": not told, wsd were not trained in all of two cells or more.")
-        one = {("a", "sgd"): cells[("a", "sgd")]}
-        (goal,) = asked(selection([folder(tmp_path / "one", one)]), "Mean rank")
-        assert ": not told, " in goal
-
     def test_where_both_diverge_the_rate_without_a_sweep_misses(self, tmp_path):
         cells = {("a", "sgd"): default([math.inf, 0.0]), ("b", "sgd"): default(pair(0.2))}
         (goal,) = asked(selection([folder(tmp_path, cells)]), "Without a sweep within 1 %")
@@ -128,60 +72,43 @@ class TestGoals:
         cells = {(name, "sgd"): {left: pair(-1.0)} for name in "ab"}
         page = selection([folder(tmp_path, cells)])
         assert "What was asked" not in page
-        assert "Everything that was tried" in page
+        assert "The default, cell by cell" in page
         assert not asked(page, "")
 
-    def test_half_of_what_could_have_been_gained(self, tmp_path):
-        """What is best on one seed is measured on the other: of 2 %, 0.08 % and none, 1.01, 0.036 and -0.04 do."""
-        best = Arm("wsd", "tuned", "swept")
+    def test_wins_ties_and_losses(self, tmp_path):
         cells = {
-            ("a", "sgd"): {**default([-1.01, -1.01]), best: [-2.0, -2.0]},
-            ("b", "sgd"): {**default([-0.036, -0.036]), best: [-0.08, -0.08]},
-            ("c", "sgd"): {**default([0.04, 0.04]), best: [9.0, 9.0]},
-            ("d", "sgd"): {**default([-0.99, -0.99]), best: [-2.0, -2.0]},
-            ("e", "sgd"): {**default([0.06, 0.06]), best: [-2.0, 4.0]},  # the choice loses 2 %: none
-            ("f", "adam"): {**default([-3.0, -3.0]), best: [1.0, 1.0]},
+            (name, "sgd"): default(pair(d), pair(-d)) for name, d in (("a", -1.0), ("b", -2.0), ("c", 0.0), ("d", 0.1))
         }
-        page = selection([folder(tmp_path, cells)])
-        (sgd,) = asked(page, "convex-confirm SGD: best in hindsight")
-        assert "-0.08 % in the median, the default -0.04 %; in the mean -0.82 % and -0.39 %;" in sgd
-        assert sgd.endswith("in 3 of 5 cells.")
-        (adam,) = asked(page, "convex-confirm Adam family: best in hindsight")
-        assert "-3.00 % in the median, the default -3.00 %" in adam
-        assert adam.endswith("in 1 of 1 cell.")
+        swept, rule = asked(selection([folder(tmp_path, cells)]), "Better / tied / worse")
+        assert swept.endswith("each at its own swept rate: 2 / 1 / 1; mean -0.73 %.")
+        assert rule.endswith("without a sweep of its own: 1 / 1 / 2; mean +0.73 %.")
 
 
 class TestTables:
     def test_cell_by_cell(self, tmp_path):
-        best = Arm("wsd", "tuned", "swept")
         cells = {
-            ("a", "sgd"): {**default(pair(-1.0, 0.2), pair(0.3, 0.1)), best: [-2.0, -2.0]},
-            ("b", "adam"): {**default(pair(0.5, 0.05)), best: [9.0, 9.0]},
+            ("a", "sgd"): default(pair(-1.0, 0.2), pair(0.3, 0.1)),
+            ("b", "adam"): default(pair(0.5, 0.05)),
         }
         nothing = math.nan
         logs = {
             ("a", "sgd"): [("linear", 0.9, nothing), ("linear", 0.7, nothing), ("linear", 0.8, nothing)],
-            ("b", "adam"): [("later", 0.5, 1.4), ("linear", 0.3, nothing), ("later", 0.4, 1.3)],
+            ("b", "adam"): [("held", 0.5, 1.4), ("linear", 0.3, nothing), ("held", 0.4, 1.3)],
         }
         ((header, rows),) = tables(selection([folder(tmp_path, cells, logs=logs)]), "Per cent over linear decay")
-        assert header == [*CELL, "decides", "best in hindsight", "rho", "progress ratio", "swept", "no sweep", "best"]
-        suite = "convex-confirm"
+        assert header == [*CELL, "decides", "rho", "k", "swept", "no sweep"]
+        suite = "recommended-convex"
         assert rows == [
-            [suite, "a", "sgd", "linear", "wsd", "0.8", "", "-1.00 ± 0.20", "+0.30 ± 0.10", "-2.00"],
-            [suite, "b", "adam", "later 2, linear 1", "linear", "0.4", "1.35", "+0.50 ± 0.05", "+0.50 ± 0.05", "0.00"],
+            [suite, "a", "sgd", "linear", "0.8", "", "-1.00 ± 0.20", "+0.30 ± 0.10"],
+            [suite, "b", "adam", "held 2, linear 1", "0.4", "1.35", "+0.50 ± 0.05", "+0.50 ± 0.05"],
         ]
 
-    def test_results_of_this_rule_show_its_k_and_older_ones_their_ratio(self, tmp_path):
-        place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))})
-        older, found = selection([place]), load(place)
-        assert "These results are of an earlier rule" in older
-        logs = found.logs.drop(columns="progress ratio").assign(default="held", k=1.7)
-        save(replace(found, logs=logs), place, force=True)
-        page = selection([place])
-        assert "earlier rule" not in page
-        ((header, ((*_, shape, _, rho, k, _, _, _),)),) = tables(page, "Per cent over linear decay")
-        assert header == [*CELL, "decides", "best in hindsight", "rho", "k", "swept", "no sweep", "best"]
-        assert (shape, rho, k) == ("held", "0.9", "1.7")
+    def test_older_results_say_that_their_rule_is_gone(self, tmp_path):
+        place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))}, "convex-choose")
+        found = load(place)
+        assert "earlier rule" not in selection([place])
+        save(replace(found, logs=found.logs.assign(**{"progress ratio": 1.3})), place, force=True)
+        assert "are of an earlier rule, which bent linear decay" in selection([place])
 
     def test_logs_of_other_methods_tell_nothing(self, tmp_path):
         place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))})
@@ -203,7 +130,7 @@ class TestTables:
             ("a", "sgd"): {**arms, wsd: pair(-4.0)},
             ("b", "sgd"): {**arms, **default(pair(-2.0), [math.inf, 0.0]), wsd: pair(3.0)},
         }
-        page = selection([folder(tmp_path, cells)])
+        page = selection([folder(tmp_path, cells, "convex-confirm")])
         ((header, rows),) = tables(page, "convex-confirm, SGD: 2 cells")
         assert len(header) == 7
         assert rows == [
@@ -216,17 +143,19 @@ class TestTables:
         ]
         assert f"{NULL} is the control" in page
 
-    def test_what_confirms_stands_before_what_was_chosen_on(self, tmp_path):
+    def test_the_default_stands_before_what_was_tried(self, tmp_path):
         cells = {(name, "sgd"): default(pair(-1.0)) for name in "ab"}
-        chosen, confirmed = folder(tmp_path, cells, "deep-choose"), folder(tmp_path, cells)
-        page = selection([chosen, confirmed])
+        folders = [folder(tmp_path, cells, suite) for suite in ("deep-choose", "convex-confirm", "recommended-deep")]
+        page = selection(folders)
         titles = [line for line in page.splitlines() if line.startswith("## ")]
-        assert titles == ["## The half that it was confirmed on, once", "## The half it was chosen on"]
-        confirm, choose = page.split(titles[1])
-        assert "convex-confirm" in confirm
-        assert "deep-choose" not in confirm
-        assert "convex-confirm" not in choose
-        assert "confirmed on, once" not in selection([chosen])
+        assert titles == [
+            "## The default in every cell of the report",
+            "## What else was tried: the half that confirmed",
+            "## What else was tried: the half that chose",
+        ]
+        default_, confirm, choose = (page[page.index(title) :].split("\n## ")[0] for title in titles)
+        assert ("What was asked" in default_, "What was asked" in confirm, "cell by cell" in choose) == (1, 0, 0)
+        assert [suite in text for suite, text in (("convex-confirm", confirm), ("deep-choose", choose))] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["a|b\n# h", "*x* _y_ `c`", "<i>&amp;", "\x1b[31m", "[a](b)"])
@@ -247,13 +176,12 @@ def test_names_are_text(tmp_path, name):
 def test_what_is_refused(tmp_path):
     place = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))})
     with pytest.raises(
-        RefineError, match="the runs hold convex-confirm, a, sgd, .* twice; give each folder of results"
+        RefineError, match="the runs hold recommended-convex, a, sgd, .* twice; give each folder of results"
     ):
         selection([place, place])
     with pytest.raises(RefineError, match=r"cannot read .*nowhere.meta\.json: No such file"):
         selection([place, tmp_path / "nowhere"])
     other = folder(tmp_path, {("a", "sgd"): default(pair(-1.0))}, "convex")
-    with pytest.raises(RefineError, match="holds the suite convex, which is no half; name folders of the suites") as e:
+    with pytest.raises(RefineError, match="holds the suite convex; name folders of the suites") as e:
         selection([place, other])
     assert "\n" not in str(e.value)
-    assert set(RIVALS) == {"cosine", "step", "one-cycle", "wsd"}
