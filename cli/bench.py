@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _KINDS = ("convex", "deep", "changing", "changing-deep", "peaks")
 _HALVES = tuple(f"{kind}-{half}" for half in ("choose", "confirm") for kind in _KINDS)
-_SUITES = ("smoke", "convex", "deep", *_HALVES, "peaks-deep", "paper")
+_SUITES = ("smoke", "convex", "deep", "recommended-convex", "recommended-deep", *_HALVES, "peaks-deep", "paper")
 _OF_TRAINING = ("store", "scale", "only", "engine", "address", "jobs")
 _OF_PAPER = ("logs", "out", "force")
 

@@ -14,7 +14,12 @@ from refine.bench.suites import SUITES
 from .reporting.synthetic import results
 from .reporting.test_selection import default, folder, pair
 
-OFFERED = ("smoke", "convex", "deep", "convex-choose", "deep-choose", "convex-confirm", "deep-confirm", "paper")
+OFFERED = (
+    *("smoke", "convex", "deep", "recommended-convex", "recommended-deep"),
+    *("convex-choose", "deep-choose", "changing-choose", "changing-deep-choose", "peaks-choose"),
+    *("convex-confirm", "deep-confirm", "changing-confirm", "changing-deep-confirm", "peaks-confirm"),
+    *("peaks-deep", "paper"),
+)
 
 
 def call(*arguments: str) -> tuple[int, str]:

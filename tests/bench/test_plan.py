@@ -303,8 +303,8 @@ def test_linear_decay_again_is_tuned_on_other_seeds_alone(done) -> None:
 def test_another_algorithm_makes_other_runs(done, monkeypatch) -> None:
     from refine.bench import plan
 
-    def changed(mode, log, multiplier, rate, optimizer):
-        found = whole(mode, log, multiplier, rate, optimizer)
+    def changed(mode, *of_log):
+        found = whole(mode, *of_log)
         return replace(found, schedule=Schedule(np.linspace(1.0, 0.5, STEPS))) if mode == "paper" else found
 
     whole = plan.fit

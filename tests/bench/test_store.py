@@ -103,7 +103,7 @@ def test_a_store_without_runs_takes_another_identity(tmp_path) -> None:
     with Store(path, IDENTITY) as store:
         store.note(skipped="{}")
     with Store(path, {**IDENTITY, "scale": "gpu"}) as store:
-        assert store.meta == {**IDENTITY, "scale": "gpu", "format_version": "1"}
+        assert store.meta == {**IDENTITY, "scale": "gpu", "format_version": "2"}
 
 
 def test_problems_keep_their_definition_and_may_be_more(tmp_path) -> None:
