@@ -136,7 +136,7 @@ def fit(
     level = batch_level(norms, steps, family, batch_size)
     choice = choose(norms, prior, steps, level=level, hold=hold)
     missing = [found.words for found in of_norms if found.raised and found.rule.action == "not computed"]
-    alike = None if missing or unlike(norms, prior) else worth(family, values["rho"])
+    alike = None if missing or unlike(norms, prior) else worth(family, values["rho"], changing=bool(shifts))
     values["like cases"] = None if alike is None else alike.median
 
     baselines = {build.__name__: build(steps, warmup_steps=warmup_steps) for build in (linear, cosine)}

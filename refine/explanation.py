@@ -17,6 +17,7 @@ from .families import with_warmup
 from .files import printable
 from .foretold import law_of, why_not
 from .inputs import LogLike, pooled
+from .level_shifts import shifts_of
 from .norms import GradientNorms
 from .prior import logged_rates
 from .readers import ReadOptions
@@ -368,7 +369,7 @@ def _worth(result: Refinement) -> str:
         return f"{result.worth.in_words()} ({', '.join(result.worth.problems)})"
     if why := unlike(result.norms, result.prior):
         return f"no benchmark case is like this log: {why}"
-    return no_case(result.optimizer, rho_of(result))
+    return no_case(result.optimizer, rho_of(result), changing=bool(shifts_of(result.norms)))
 
 
 def _checks(result: Refinement) -> str:

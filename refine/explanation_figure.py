@@ -29,6 +29,7 @@ from .figures import (
 )
 from .files import write_files
 from .foretold import law_of
+from .level_shifts import shifts_of
 from .prior import logged_rates
 from .worth import LIKE, measured
 
@@ -215,7 +216,7 @@ def _draw_worth(explanation: Explanation, ax: Axes) -> str:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     result = explanation.result
-    rho, excess = measured(result.optimizer)
+    rho, excess = measured(result.optimizer, changing=bool(shifts_of(result.norms)))
     own = rho_of(result)
     worst = np.nanmax(excess, where=np.isfinite(excess), initial=1.0)
     shown = np.where(np.isfinite(excess), excess, 2.0 * worst)  # a run that diverged, above all others

@@ -11,8 +11,9 @@ rho is the smoothed norm at the end of a run over that at 5 % of it. Cases of on
 
 .. math:: |\ln \rho - \ln \rho'| \le \ln 1.5
 
-and of these the nearest nine are taken. Every log of the benchmark is one of linear decay. A run that did not anneal
-has a larger rho for that alone.
+and of these the nearest nine are taken. A log whose noise level shifts is like those cases alone in which a batch size,
+the labels or the data change during the run; rho is measured with the shifts taken out. Every log of the benchmark is
+one of linear decay. A run that did not anneal has a larger rho for that alone.
 
 Notes
 -----
@@ -56,7 +57,8 @@ _NO_CASE = "no benchmark case is like this log"
 class Case:
     """A problem with an optimizer: rho of its logs (median), and the excess of its refined schedule with its error.
 
-    The excess is infinite where a run diverged; its standard error is nan there, and of a single seed.
+    The excess is infinite where a run diverged; its standard error is nan there, and of a single seed. Changing: the
+    noise of the gradient changes during the run, whatever the schedule.
     """
 
     suite: str
@@ -66,6 +68,7 @@ class Case:
     rho: float
     excess: float
     se: float
+    changing: bool = False
 
     def __str__(self) -> str:
         return f"{self.problem} ({self.optimizer})"
@@ -160,7 +163,9 @@ class _Shown:
         return f"{self.size} % {self.side}" if self.side else "under 0.01 %"
 
 
-def worth(optimizer: OptimizerFamily, rho: float | None, *, cases: Sequence[Case] | None = None) -> Worth | None:
+def worth(
+    optimizer: OptimizerFamily, rho: float | None, *, changing: bool = False, cases: Sequence[Case] | None = None
+) -> Worth | None:
     """Excess of the refined schedule in the benchmark cases most like a log; None where fewer than three are.
 
     Parameters
@@ -169,6 +174,8 @@ def worth(optimizer: OptimizerFamily, rho: float | None, *, cases: Sequence[Case
         Family of the optimizer.
     rho : float or None
         Of the log of a run with linear decay. None, nan, infinite or not positive: unknown, no case is like it.
+    changing : bool
+        Whether its noise level shifts.
     cases : sequence of Case, optional
         To look among; default those of the benchmark.
 
@@ -185,7 +192,7 @@ def worth(optimizer: OptimizerFamily, rho: float | None, *, cases: Sequence[Case
     >>> worth("sgd", 0.05, cases=cases) is None
     True
     """
-    own = _of_family(optimizer, cases)
+    own = _of_family(optimizer, changing, cases)
     if not _is_known(rho):
         return None
 
@@ -202,7 +209,7 @@ def worth(optimizer: OptimizerFamily, rho: float | None, *, cases: Sequence[Case
     return Worth(len(nearest), float(np.median(excess)), min(excess), max(excess), tuple(map(str, nearest)))
 
 
-def no_case(optimizer: OptimizerFamily, rho: float | None) -> str:
+def no_case(optimizer: OptimizerFamily, rho: float | None, *, changing: bool = False) -> str:
     """Why `worth` is None, in a sentence without capital and full stop.
 
     Examples
@@ -212,13 +219,14 @@ def no_case(optimizer: OptimizerFamily, rho: float | None) -> str:
     """
     if not _is_known(rho):
         return f"{_NO_CASE}: how far its norms change from 5 % of the run to its end is not known"
+    kind = " whose noise changes during the run" if changing else ""
     return (
-        f"{_NO_CASE}: fewer than {LEAST} of those with {_NAMES[optimizer]} have norms that change as much from 5 % of "
-        f"the run to its end, within a factor of {LIKE:g}"
+        f"{_NO_CASE}: fewer than {LEAST} of those with {_NAMES[optimizer]}{kind} have norms that change as much from 5 "
+        f"% of the run to its end, within a factor of {LIKE:g}"
     )
 
 
-def measured(optimizer: OptimizerFamily) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def measured(optimizer: OptimizerFamily, *, changing: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rho and excess of all benchmark cases of a family, by rising rho; inf: diverged.
 
     Returns
@@ -232,7 +240,7 @@ def measured(optimizer: OptimizerFamily) -> tuple[NDArray[np.float64], NDArray[n
     >>> rho.shape == excess.shape
     True
     """
-    own = sorted(_of_family(optimizer, None), key=lambda case: case.rho)
+    own = sorted(_of_family(optimizer, changing, None), key=lambda case: case.rho)
     return np.array([case.rho for case in own]), np.array([case.excess for case in own])
 
 
@@ -249,10 +257,11 @@ def read(text: str) -> tuple[Case, ...]:
     return tuple(Case(**{name: blank[name] if v is None else v for name, v in row.items()}) for row in rows)
 
 
-def _of_family(optimizer: OptimizerFamily, cases: Sequence[Case] | None) -> list[Case]:
+def _of_family(optimizer: OptimizerFamily, changing: bool, cases: Sequence[Case] | None) -> list[Case]:
     if optimizer not in EXPONENTS:
         raise RefineError(f"optimizer is {optimizer!r}; it must be one of {', '.join(EXPONENTS)}")
-    return [case for case in (packaged() if cases is None else cases) if case.family == optimizer]
+    every = packaged() if cases is None else cases
+    return [case for case in every if case.family == optimizer and case.changing == changing]
 
 
 def _is_known(rho: float | None) -> TypeGuard[float]:

@@ -155,6 +155,10 @@ class TestWords:
             "from 5 % of the run to its end, within a factor of 1.5"
         )
 
+    def test_why_none_where_noise_changes(self):
+        said = no_case("sgd", 7.0, changing=True)
+        assert "of those with SGD whose noise changes during the run have norms" in said
+
     def test_to_dict_is_json(self):
         given = Worth(3, 0.5, -0.25, INF, ("a", "b", "c")).to_dict()
         assert json.loads(json.dumps(given, allow_nan=False)) == {
@@ -164,6 +168,15 @@ class TestWords:
             "high": None,
             "unit": "per cent of final loss over linear decay",
         }
+
+
+def test_noise_that_changes_is_like_none_that_does_not():
+    steady = cases(0.5, 0.5, 0.5)
+    changing = [replace(each, excess=-4.0, changing=True) for each in steady]
+    every = [*steady, *changing]
+    assert worth("sgd", 0.5, cases=every) == worth("sgd", 0.5, cases=steady)
+    assert worth("sgd", 0.5, changing=True, cases=every).median == -4.0
+    assert worth("sgd", 0.5, changing=True, cases=steady) is None
 
 
 class TestFile:
@@ -189,7 +202,7 @@ class TestFile:
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_all_cases_of_a_family(self, optimizer):
         rho, excess = measured(optimizer)
-        own = [c for c in packaged() if c.family == optimizer]
+        own = [c for c in packaged() if c.family == optimizer and not c.changing]
         assert rho.size == excess.size == len(own) >= 20
         assert rho.dtype == excess.dtype == np.float64
         assert (np.diff(rho) >= 0.0).all()

@@ -3,7 +3,7 @@
     python tests/benchmarks/when_figures.py docs
 
 Logistic regression on the digits, a tenth of the labels wrong, SGD, 2,000 updates. The log is that of one run with
-linear decay; both schedules are then run at the same peak on sixteen other seeds.
+linear decay; each schedule is then run on sixteen other seeds, at the peak that goes with it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def main() -> None:
         result = refine.fit(norms)
         save_figure(result.plot(), folder / f"when-{case}.png")
         arms = np.stack([plain, result.recommended.multiplier, result.refined.multiplier])
-        rates = np.full((len(SEEDS), 3), peak)
+        own = [peak, *(result.peak_lr(name) or peak for name in ("recommended", "refined"))]
+        rates = np.tile(own, (len(SEEDS), 1))
         outcomes = train(task, sgd, np.broadcast_to(arms, (len(SEEDS), *arms.shape)), rates, SEEDS)
         losses = np.array([[outcome.train_loss for outcome in row] for row in outcomes])
         gains = 100.0 * (losses[:, 1:] / losses[:, :1] - 1.0)

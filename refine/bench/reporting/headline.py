@@ -43,7 +43,8 @@ def headline(found: pd.DataFrame, logs: pd.DataFrame, differences: pd.DataFrame)
 
 
 _STARTS = {
-    "default": f"{DEFAULT}, what refine fit recommended when these were run, was better / tied / worse than tuned linear decay in",
+    "default": f"{DEFAULT}, what refine fit recommended when these were run, was better / tied / worse than tuned "
+    "linear decay in",
     "refined": f"{UNGUARDED}, the refined schedule with its dips not yet taken out, was better / tied / worse in",
     "milder": f"{REFINED}, weighted by the norms, linear decay where they fall a lot, was better / tied / worse in",
     "published": f"{PUBLISHED}, as published, was better / tied / worse in",

@@ -25,6 +25,7 @@ _WHAT = (
 _COLUMNS = {
     "rho": "smoothed norm at the end over that at 5 % of the run, in the logs of linear decay; median over seeds",
     "excess": "per cent, mean over seeds; negative: the refined schedule was better; null: a run diverged",
+    "changing": "true where a batch size, the labels or the data change during the run",
     "se": "standard error of the excess; null: a run diverged, or a single seed",
 }
 
@@ -64,12 +65,19 @@ def worth_json(folders: Sequence[str | os.PathLike[str]]) -> str:
         for r, folder in zip(results, folders, strict=True)
     ]
     shown = [
-        {name: row[name] for name in (*CELL, "family")} | {name: _digits(row[name]) for name in ("rho", "excess", "se")}
+        {name: row[name] for name in (*CELL, "family")}
+        | {name: _digits(row[name]) for name in ("rho", "excess", "se")}
+        | ({"changing": True} if _changes(row["problem"]) else {})
         for row in rows.to_dict("records")
     ]
     blocks = {"sha256": sums, "cases": shown}
     start = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
     return start + "".join(f',\n  "{name}": {_lines(block)}' for name, block in blocks.items()) + "\n}\n"
+
+
+def _changes(problem: str) -> bool:
+    """Whether a problem is named after a change, as "digits, batch up"."""
+    return problem.partition(", ")[2] not in ("", "steady")
 
 
 def _sums(folder: str | os.PathLike[str]) -> dict[str, str]:

@@ -41,6 +41,13 @@ def test_every_case_is_in_it(made, tmp_path) -> None:
     assert [c.family for c in found if c.suite == "deep"] == ["adam", "sgd"] * 2
 
 
+def test_what_changes_is_told_by_the_name_of_the_problem(tmp_path) -> None:
+    names = ["a, batch up", "a, steady", "b"]
+    (folder,) = folders(tmp_path, results("changing-confirm", seeds=3, names=names))
+    found = read(worth_json([folder]))
+    assert {case.problem: case.changing for case in found} == {"a, batch up": True, "a, steady": False, "b": False}
+
+
 def test_its_numbers_are_those_of_the_report(made, tmp_path) -> None:
     (first, *_) = found = read(worth_json(folders(tmp_path, made[0])))
     statistics = cells(paired(made[0].runs))
