@@ -184,8 +184,11 @@ def level_shifts(
         if None in rows:
             del found[min((j for j, row in enumerate(rows) if row is None), key=lambda j: gains[j])]
             continue
-        pairs = sorted((int(at[row]), float(np.exp(jump))) for row, jump in zip(rows, jumps, strict=True) if row)
-        return tuple(LevelShift(step, factor) for step, factor in pairs)
+        pairs = sorted((int(at[row]), float(jump)) for row, jump in zip(rows, jumps, strict=True) if row)
+        # Of a wave that is too short to be seen whole, half of the jumps are found: levels where no norm ever was.
+        if np.ptp(np.cumsum([0.0, *(jump for _, jump in pairs)])) > np.ptp(logs):
+            return ()
+        return tuple(LevelShift(step, float(np.exp(jump))) for step, jump in pairs)
     return ()
 
 

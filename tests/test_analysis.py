@@ -536,7 +536,7 @@ class TestEveryRule:
             ("tiny norms", "above", np.where(np.arange(T) < 250, 1.0, 1e-7), {}),
             ("rho", "below", FALLING, {}),
             ("rho", "above", np.linspace(1.0, 2.0, T), {}),
-            ("late rise", "above", np.where(np.arange(T) < 440, 1.0, 1.15), {"prior_schedule": "linear"}),
+            ("late rise", "above", np.interp(np.arange(T), [400, 460], [1.0, 1.15]), {"prior_schedule": "linear"}),
             ("spikes", "above", np.where(np.arange(T) % 50 == 7, 80.0, 1.0), {}),
             ("longest gap", "above", np.ones(T), {"logged_steps": 600}),
             ("like cases", "above", np.linspace(1.0, 0.5, T), {}),

@@ -130,6 +130,13 @@ def test_a_drift_over_a_gap_is_no_shift():
     assert found(log_norms, 2600, updates) == ()
 
 
+@pytest.mark.parametrize("scatter", [0.0, 0.1])
+def test_a_short_wave_has_no_levels(scatter):
+    at = np.arange(500)
+    log_norms = np.log(np.where(at % 100 < 20, 30.0, 1.0)) + scatter * np.random.default_rng(0).standard_normal(500)
+    assert found(log_norms) == ()
+
+
 def test_spikes_are_no_shift():
     random = np.random.default_rng(0)
     log_norms = 0.1 * random.standard_normal(2000)
