@@ -1,14 +1,27 @@
 """Shifts of the level of the norms: none on plain logs, then the real ones."""
 
+import json
+import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine import RefineError, read_norms
-from refine.level_shifts import LevelShift, level_shifts, noise_level
+from refine import GradientNorms, RefineError, fit, read_norms
+from refine.health import inspect
+from refine.level_shifts import (
+    LevelShift,
+    level_shifts,
+    noise_level,
+    shifts_at_batches,
+    shifts_of,
+    shifts_of_losses,
+    without_shifts,
+)
+from refine.pool import pool
 
 
 def found(log_norms, total_steps=None, updates=None, **options):
@@ -172,3 +185,117 @@ def test_errors():
         level_shifts([1, 0, 3], [0, 1, 2], 3)
     with pytest.raises(RefineError, match=r"rates have shape \(1,\)"):
         level_shifts(np.linspace(1, 2, 100), np.arange(100), 100, rates=[1.0])
+
+
+T = 2000
+
+
+def log(before=16, after=128, power=0.25, at=1200, loss=None, **more):
+    """Norms of a run that changes its batch size; they fall by ``(before / after)^power`` there."""
+    sizes = np.where(np.arange(T) < at, float(before), float(after))
+    noise = np.random.default_rng(1).lognormal(sigma=0.2, size=T)
+    return GradientNorms.from_values(3.0 * noise * (before / sizes) ** power, loss=loss, batch_size=sizes, **more)
+
+
+class TestOfALog:
+    def test_a_change_of_the_batch_is_the_cause(self):
+        (shift,) = shifts_of(log())
+        assert (shift.step, shift.cause) == (1200, "batch size")
+        assert shift.factor == pytest.approx(8**-0.25, rel=0.03)
+
+    def test_a_jump_elsewhere_has_none(self):
+        norms = log()
+        other = replace(norms, values=norms.values * np.where(np.arange(T) < 600, 1.0, 2.0))
+        first, second = shifts_of(other)
+        assert (first.step, first.cause) == (pytest.approx(600, abs=5), "unknown")
+        assert (second.step, second.cause) == (1200, "batch size")
+
+    @pytest.mark.parametrize("power", [0.0, -0.25, 1.0])
+    def test_what_a_batch_cannot_do_is_not_its_effect(self, power):
+        """No jump, one the wrong way, and one larger than that of a norm of all noise, which is cut."""
+        found = [shift for shift in shifts_of(log(power=power)) if shift.cause == "batch size"]
+        assert [shift.factor for shift in found] == ([pytest.approx(8**-0.5)] if power == 1.0 else [])
+
+    def test_a_small_jump_is_believed_where_the_place_is_known(self):
+        norms = log(8, 11, 0.25)
+        (shift,) = shifts_of(norms)
+        assert shift.factor == pytest.approx((8 / 11) ** 0.25, rel=0.03)
+        assert shifts_of(replace(norms, batch_size=None)) == ()
+
+    def test_a_ramp_has_no_shifts(self):
+        sizes = np.repeat(np.linspace(8, 64, 40), 50)
+        norms = 3.0 * np.random.default_rng(1).lognormal(sigma=0.2, size=T) * sizes**-0.25
+        assert shifts_at_batches(norms, np.arange(T), sizes) == ()
+
+    def test_pooled_norms_have_none(self):
+        pooled = pool([log(), log()])
+        assert shifts_of(pooled) == shifts_of_losses(pooled) == ()
+
+    def test_losses_that_jump(self):
+        loss = (2.0 + np.exp(-np.arange(T) / 500)) * np.where(np.arange(T) < 800, 1.0, 1.3)
+        loss *= np.random.default_rng(2).lognormal(sigma=0.02, size=T)
+        (shift,) = shifts_of_losses(log(loss=loss))
+        assert shift.step == pytest.approx(800, abs=3)
+        assert shifts_of_losses(log(loss=np.where(np.arange(T) == 5, np.nan, loss))) != ()
+        assert shifts_of_losses(log()) == ()
+
+    def test_without_them_the_level_is_that_of_the_start(self):
+        norms = log()
+        plain = without_shifts(norms, shifts_of(norms))
+        early, late = plain.values[:1200], plain.values[1200:]
+        assert np.median(late) == pytest.approx(np.median(early), rel=0.03)
+        np.testing.assert_array_equal(early, norms.values[:1200])
+        assert without_shifts(norms, ()) is norms
+        far = without_shifts(replace(norms, values=norms.values * 1e300), (LevelShift(5, 1e-30), LevelShift(9, 1e-30)))
+        assert np.isfinite(far.values).all()
+
+    def test_a_batch_that_grew_is_no_annealing(self):
+        """From 16 to 128 at pure noise: the norms fall to .23 of their level at the start, for the batch alone."""
+        rates = np.linspace(1.0, 0.0, T, endpoint=False)
+        noise = 1.0 - 0.35 * np.arange(T) / T
+        grown = log(power=0.5, learning_rate=0.1 * rates)
+        grown = replace(grown, values=grown.values * noise)
+        refused = fit(replace(grown, batch_size=None, values=np.sort(grown.values)[::-1]), optimizer="sgd")
+        assert "rho" in {found.rule.name for found in refused.checks if found.raised}  # the same norms, and no shift
+        result = fit(grown, optimizer="sgd")
+        rho = next(found for found in result.checks if found.rule.name == "rho")
+        assert rho.value == pytest.approx(0.68, abs=0.08)
+        assert not rho.raised
+        assert result.shape == "shifted"
+        assert inspect(grown).to_dict()["decision"] == "shifted"
+
+    def test_inspect_lists_them(self, run, make_log):
+        norms = log()
+        path = make_log(step=norms.steps, grad_norm=norms.values, batch_size=norms.batch_size.astype(int))
+        data = json.loads(run("inspect", path, "--json").stdout)
+        (shift,) = data["level_shifts"]
+        assert shift == {"step": 1200, "factor": pytest.approx(8**-0.25, rel=0.03), "cause": "batch size"}
+        assert re.search(
+            r"^shifts +x 0\.5\d+ at update 1,200 \(batch size\)", run("inspect", path).stdout, re.MULTILINE
+        )
+        plain = make_log(name="plain.csv", step=norms.steps[:500], grad_norm=norms.values[:500])
+        assert json.loads(run("inspect", plain, "--json").stdout)["level_shifts"] == []
+
+    def test_published_knows_nothing_of_them(self):
+        plain = replace(log(), batch_size=None)
+        assert fit(log(), published=True).refined == fit(plain, published=True).refined
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(300, 1e300),
+        np.full(300, 1e-300),
+        np.geomspace(1e-300, 1e300, 300),
+        np.tile([1.0, 2.0], 150),
+        np.r_[np.full(150, 1e-300), np.full(150, 1e300)],
+        np.r_[np.full(299, 1.0), 1e300],
+        np.repeat([1.0, 1.0000001], 150),
+    ],
+)
+def test_odd_logs_have_finite_levels(values):
+    for shift in level_shifts(values, np.arange(300), 300):
+        assert 0.0 < shift.factor < np.inf
+    norms = GradientNorms.from_values(values, batch_size=np.repeat([1.0, 1e15], 150))
+    assert np.isfinite(without_shifts(norms, shifts_of(norms)).values).all()
+    assert np.isfinite(fit(norms, optimizer="sgd").recommended.multiplier).all()

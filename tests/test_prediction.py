@@ -4,8 +4,9 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from refine import RefineError, linear
+from refine import RefineError, Schedule, from_name, linear
 from refine.families import constant, cosine, wsd
 from refine.loss_curve import LossCurve
 from refine.loss_laws import LAWS, View, cut
@@ -76,6 +77,17 @@ def test_what_two_schedules_share_cancels_in_their_difference(law):
     a, b = law.predict("wsd:0.6"), law.predict("wsd:0.7")
     difference = law.difference(a, b)
     assert difference.high - difference.low < 0.5 * (a.high - a.low)
+
+
+@pytest.mark.parametrize("name", ["wsd:0.9", "wsd:0.5", "wsd:0.005", "cosine"])
+def test_costs_are_differences_without_their_checks(law, name):
+    """A cooldown far shorter than any that is logged is less sure, in both."""
+    steps, peak = law.longest.total_steps, law.longest.peak_lr
+    rates, plain = (peak * from_name(each, steps).multiplier for each in (name, "linear"))
+    ((value, error),) = law.costs([rates], plain)
+    right = law.difference(*(law.predict(Schedule.from_rates(each), peak_lr=peak) for each in (rates, plain)))
+    assert value == pytest.approx(right.value, abs=1e-9)
+    assert error == pytest.approx((right.high - right.low) / (2.0 * norm.ppf(0.95)), rel=1e-6)
 
 
 def test_differences_across_peaks_below_a_share_are_a_tie(law):
