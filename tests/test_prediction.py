@@ -81,13 +81,13 @@ def test_what_two_schedules_share_cancels_in_their_difference(law):
 
 @pytest.mark.parametrize("name", ["wsd:0.9", "wsd:0.5", "wsd:0.005", "cosine"])
 def test_costs_are_differences_without_their_checks(law, name):
-    """A cooldown far shorter than any that is logged is less sure, in both."""
+    """A cooldown far shorter than any that is logged is less sure, in both. A difference is anchored at the last losses."""
     steps, peak = law.longest.total_steps, law.longest.peak_lr
     rates, plain = (peak * from_name(each, steps).multiplier for each in (name, "linear"))
     ((value, error),) = law.costs([rates], plain)
     right = law.difference(*(law.predict(Schedule.from_rates(each), peak_lr=peak) for each in (rates, plain)))
-    assert value == pytest.approx(right.value, abs=1e-9)
-    assert error == pytest.approx((right.high - right.low) / (2.0 * norm.ppf(0.95)), rel=1e-6)
+    assert value == pytest.approx(right.value, rel=5e-3)
+    assert error == pytest.approx((right.high - right.low) / (2.0 * norm.ppf(0.95)), rel=5e-3)
 
 
 def test_differences_across_peaks_below_a_share_are_a_tie(law):
