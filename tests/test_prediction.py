@@ -81,7 +81,7 @@ def test_what_two_schedules_share_cancels_in_their_difference(law):
 
 @pytest.mark.parametrize("name", ["wsd:0.9", "wsd:0.5", "wsd:0.005", "cosine"])
 def test_costs_are_differences_without_their_checks(law, name):
-    """A cooldown far shorter than any that is logged is less sure, in both. A difference is anchored at the last losses."""
+    """A cooldown far shorter than any that is logged is less sure, in both; differences are anchored."""
     steps, peak = law.longest.total_steps, law.longest.peak_lr
     rates, plain = (peak * from_name(each, steps).multiplier for each in (name, "linear"))
     ((value, error),) = law.costs([rates], plain)
