@@ -332,7 +332,7 @@ def test_the_figure_has_the_lines_of_its_panels():
     assert np.array_equal(line(squared, "by time").get_ydata(), found.squared)
     assert np.array_equal(line(holds, "predicted").get_ydata(), [each.percent for each in found.holds])
     (band,) = holds.collections
-    ends = {each.k: (each.low, each.high) for each in found.holds if each.share <= 0.8}
+    ends = {each.k: (each.low, each.high) for each in found.holds}
     corners = band.get_paths()[0].vertices
     assert all(any(np.allclose((x, y), (k, end)) for k in ends for end in ends[k]) for x, y in corners)
     (at,) = line(holds, "recommended").get_xdata()

@@ -59,7 +59,7 @@ class Noise:
         """
         if not self.batch:
             return None
-        return np.array([_at(self.batch, step / steps) for step in range(steps)])
+        return np.array([_at(self.batch, step / steps) for step in range(steps)], dtype=np.float64)
 
 
 def _at(stairs: Stairs, done: float) -> float:
