@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, TypeVar
 
 import click
@@ -70,32 +68,14 @@ class Count(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is not whole, as click does what is out of range."""
-        number = value if isinstance(value, int) else _whole(str(value))
+        from refine.text import whole_number
+
+        number = value if isinstance(value, int) else whole_number(str(value))
         if number is None:
             shown = value if len(value) <= 40 else value[:37] + "..."
             forms = "10000, 10_000, 10k, 1.5k, 2M or 1e5: whole, without commas"
             self.fail(f"{shown!r} is not a count such as {forms}.", param, ctx)
         return super().convert(number, param, ctx)
-
-
-_COUNT = re.compile(r"([+-]?)([0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))?(?:[eE]\+?([0-9]{1,2})|([kKM]))?")
-
-
-def _whole(text: str) -> int | None:
-    """The whole number that a text means; None for all others.
-
-    Examples
-    --------
-    >>> [_whole(text) for text in ("10_000", "1.5k", "1e5", "1.5e0", "10,000")]
-    [10000, 1500, 100000, None, None]
-    """
-    match = _COUNT.fullmatch(text.strip()) if len(text) <= 100 else None
-    if match is None:
-        return None
-    sign, digits, part, power, unit = match.groups(default="")
-    exponent = int(power) if power else {"": 0, "k": 3, "K": 3, "M": 6}[unit]
-    number = int(sign + digits + part) * Fraction(10) ** (exponent - len(part))
-    return int(number) if number.denominator == 1 else None
 
 
 class ScheduleName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2

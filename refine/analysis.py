@@ -39,6 +39,7 @@ COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
 
 _EDGE = 0.05
+_PLANNED = "predicted losses know the logged batch sizes, not those of --batch-size"
 """Where the norm is measured whose ratio to the last one tells which cases are alike."""
 
 
@@ -179,6 +180,7 @@ def fit(
             *examine(norms, reflected).warnings,
             *_notes(norms, family, prior, near and not already_ran and not choice.keeps_peak, warmup_steps, steps),
             *distance_notes,
+            *((_PLANNED,) if batch_size is not None and norms.loss is not None else ()),
         ),
     )
     about = {name: _provenance(name, result) for name in ("refined", "recommended")}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .errors import RefineError
 from .files import printable
 from .level_shifts import LevelShift
+from .text import whole_number
 
 __all__ = ["BATCH_EXPONENT", "parse_batch_plan", "planned"]
 
@@ -28,6 +29,8 @@ def parse_batch_plan(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]
     --------
     >>> [part.tolist() for part in parse_batch_plan("8@0,64@2000")]
     [[0, 2000], [8.0, 64.0]]
+    >>> [part.tolist() for part in parse_batch_plan("0.5M@0, 1M@10k")]
+    [[0, 10000], [500000.0, 1000000.0]]
     >>> [part.tolist() for part in parse_batch_plan("64")]
     [[0], [64.0]]
     """
@@ -35,18 +38,14 @@ def parse_batch_plan(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]
     sizes: list[float] = []
     entries = [entry.strip() for entry in text.split(",")]
     for entry in entries:
-        found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)(?:\s*@\s*([0-9]+))?", entry, re.ASCII)
-        try:
-            size = float(found[1]) if found else math.nan
-        except ValueError:
-            size = math.nan
-        step = found[2] if found else None
-        if not 0.0 < size < math.inf or (step is None and len(entries) > 1):
+        named, at, place = entry.partition("@")
+        size, step = _size(named), whole_number(place) if at else 0
+        if not 0.0 < size < math.inf or step is None or step < 0 or (not at and len(entries) > 1):
             raise RefineError(
                 f'the batch plan holds "{printable(entry, limit=40)}"; each entry must be SIZE@STEP with a size above '
                 "0, as in 8@0,64@2000"
             )
-        steps.append(int(step or 0))
+        steps.append(step)
         sizes.append(size)
     if steps[0] != 0:
         raise RefineError(f"the batch plan starts at step {steps[0]}; its first entry must be at 0: put SIZE@0 first")
@@ -56,6 +55,14 @@ def parse_batch_plan(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]
     if steps[-1] >= 2**53:
         raise RefineError(f"the batch plan has step {steps[-1]}; steps count optimizer updates: name a smaller one")
     return np.array(steps, dtype=np.int64), np.array(sizes)
+
+
+def _size(text: str) -> float:
+    """A batch size, in samples or tokens; nan for what is none."""
+    whole = whole_number(text)
+    if whole is not None:
+        return float(whole)
+    return float(text) if re.fullmatch(r"\s*[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?\s*", text, re.ASCII) else math.nan
 
 
 def planned(

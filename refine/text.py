@@ -1,14 +1,16 @@
-"""How results are laid out as text: titled paragraphs and tables."""
+"""How results are laid out as text: titled paragraphs and tables; and how people write counts."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 
-__all__ = ["aligned", "beside", "paragraph", "width"]
+__all__ = ["aligned", "beside", "paragraph", "whole_number", "width"]
 
 _LEAST, _MOST, _ELSEWHERE = 60, 120, 115
 
@@ -67,3 +69,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([name.ljust(first), *(c.rjust(w) for c, w in zip(cells, others, strict=True))]).rstrip()
         for name, *cells in rows
     ]
+
+
+_COUNT = re.compile(r"([+-]?)([0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))?(?:[eE]\+?([0-9]{1,2})|([kKM]))?")
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text means, as people write counts; None for all others.
+
+    Examples
+    --------
+    >>> [whole_number(text) for text in ("10_000", "1.5k", "1e5", "1.5e0", "10,000")]
+    [10000, 1500, 100000, None, None]
+    """
+    match = _COUNT.fullmatch(text.strip()) if len(text) <= 100 else None
+    if match is None:
+        return None
+    sign, digits, part, power, unit = match.groups(default="")
+    exponent = int(power) if power else {"": 0, "k": 3, "K": 3, "M": 6}[unit]
+    number = int(sign + digits + part) * Fraction(10) ** (exponent - len(part))
+    return int(number) if number.denominator == 1 else None

@@ -21,6 +21,7 @@ from refine.level_shifts import LevelShift
         ("0@0", 'holds "0@0";'),
         ("-8@0", 'holds "-8@0";'),
         ("8@0,x@5", 'holds "x@5";'),
+        ("8@0,64@1.5", 'holds "64@1.5";'),
         ("8@0,1.2.3@5", 'holds "1.2.3@5";'),
         ("8@10,64@20", "starts at step 10; its first entry must be at 0"),
         ("8@0,64@20,128@20", "has step 20 after step 20; its steps must increase"),
