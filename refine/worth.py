@@ -1,9 +1,9 @@
 r"""What refinement was worth: how it ended in the benchmark cases most like a log.
 
-A case is a problem with an optimizer, from the report of ``refine bench`` (``docs/bench.md``). Each was trained with
-linear decay, and the refined schedule was computed from logs of that, its dips not yet taken out. Both were swept, each
-to its own best peak rate. The excess is the final loss of the refined schedule over that of linear decay in per cent,
-the mean over seeds; negative: the refined schedule was better.
+A case is a problem with an optimizer, of the suites convex, deep and changing-confirm of ``refine bench``. Each was
+trained with linear decay, and the refined schedule was computed from logs of that; in the first two suites its dips
+were not yet taken out. Both were swept, each to its own best peak rate. The excess is the final loss of the refined
+schedule over that of linear decay in per cent, the mean over seeds; negative: the refined schedule was better.
 
 .. math:: \rho = G(T) / G(0.05\, T)
 
