@@ -9,7 +9,6 @@ says it; where the law must be silent, k is 1.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +18,6 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .batch_plan import parse_batch_plan, planned
-from .bound import golden_minimum
 from .errors import RefineError
 from .families import with_warmup
 from .files import printable
@@ -37,13 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CAUTION",
     "DEFAULT_WARMUP_FRACTION",
-    "LEAST_K",
     "LONG_HOLD",
     "TOO_HIGH",
     "Choice",
     "Shape",
     "batch_level",
-    "best_k",
     "cautious_hold",
     "choose",
     "decays_linearly",
@@ -58,9 +54,6 @@ Shape = Literal["linear", "held", "shifted", "held, shifted"]
 DEFAULT_WARMUP_FRACTION = 0.02
 """Warmup where the log does not show one, as a fraction of the next run."""
 
-LEAST_K = 1.02
-"""A k this near to 1, on either side, is linear decay."""
-
 RISING, FALLING = 2.0, 1.0
 """Power of N = G^2 (SGD) or G (Adam family) that the anneal follows where the batch size changes: where the noise rises
 and where it falls (docs/default.md)."""
@@ -73,7 +66,6 @@ LONG_HOLD = 0.25
 
 TOO_HIGH = "the losses say that the peak is too high: try half of it"
 
-_LOWEST_K, _HIGHEST_K, _TRIED, _HALVINGS = 0.25, 100.0, 13, 14
 _SHARES = tuple(share / 20 for share in range(1, 17))
 _END, _ANNEALED, _STRAIGHT = 0.05, 0.25, 0.9
 _REMEDY = re.compile(r"[:;] |, and no law holds there")
@@ -243,7 +235,7 @@ def choose(
     if held == 0.0:
         too_high = law.difference(half, plain).verdict == "better"
         return silent("the losses want no hold that they are sure of", TOO_HIGH if too_high else "")
-    gain, advice = law.difference(best, plain), peak_advice(law, best, k, held)
+    gain, advice = law.difference(best, plain), peak_advice(law, best, held)
     return Choice(k, held, "loss", f"the losses foretell {_signed(gain)} against linear decay", advice)
 
 
@@ -262,22 +254,8 @@ def cautious_hold(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float) -
     return _SHARES[best] if found[best] < 0.0 else 0.0
 
 
-def best_k(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float, level: npt.ArrayLike | None = None) -> float:
-    """The k from 1/4 to 100 of the least predicted loss, by a search over one scalar; O(steps) each."""
-
-    def predicted(log_k: float) -> float:
-        return law.final_loss(scheduled(steps, warmup_steps, math.exp(log_k), level) * peak_lr)
-
-    grid = np.linspace(math.log(_LOWEST_K), math.log(_HIGHEST_K), _TRIED)
-    best = int(np.argmin([predicted(float(x)) for x in grid]))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
-    return math.exp(golden_minimum(predicted, float(low), float(high), steps=_HALVINGS))
-
-
-def peak_advice(law: LossLaw, best: Prediction, k: float, hold: float) -> str:
-    """What a k says of the peak: below 1 it is too high, with a long hold too low; ``best``: the schedule of that k."""
-    if k < 1.0 / LEAST_K:
-        return TOO_HIGH
+def peak_advice(law: LossLaw, best: Prediction, hold: float) -> str:
+    """What a long hold says of the peak, that it is low; ``best``: the prediction with that hold."""
     if hold <= LONG_HOLD:
         return ""
     advice = "the peak is low for this horizon: try 2 to 4 times"

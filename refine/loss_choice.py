@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
-from .default import LEAST_K, best_k, peak_advice, scheduled
+from .bound import golden_minimum
+from .default import peak_advice, scheduled
 from .errors import RefineError
 from .loss_table import LossTable, predict_named, rows_of
 from .prediction import CURVE_POINTS, LossLaw, Prediction
 from .refinement import hold_of_k
 from .schedule import Schedule, check_count
 
-__all__ = ["COOLDOWNS", "Choice", "What", "choose", "horizon_of"]
+__all__ = ["COOLDOWNS", "Choice", "What", "best_k", "choose", "horizon_of"]
 
 What = Literal["cooldown", "peak", "horizon", "hold"]
 
@@ -33,6 +35,8 @@ COOLDOWNS = (
 _PEAKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HORIZONS = (0.5, 1.0, 2.0, 4.0)
 _SHORTEST, _LONGEST = 1 / 8, 16
+_LOWEST_K, _HIGHEST_K, _TRIED, _HALVINGS = 0.25, 100.0, 13, 14
+_LEAST_K = 1.02  # a k this near to 1, on either side, is linear decay
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +89,7 @@ def choose(
     law : LossLaw
     what : {"cooldown", "peak", "horizon", "hold"}
         Among `COOLDOWNS`; among a quarter to four times the peak; the updates that reach ``target_loss``, or what half
-        and twice the updates gain; the share of the run for which the peak is held (`refine.default.best_k`).
+        and twice the updates gain; the share of the run for which the peak is held (`best_k`).
     total_steps, peak_lr : optional
         Of the next run; by default those of the longest run.
     target_loss : float, optional
@@ -185,6 +189,18 @@ def _linear(law: LossLaw, steps: int, peak_lr: float | None, points: int = 1) ->
     return law.predict("linear", total_steps=steps, peak_lr=peak_lr, name=f"linear, {steps:,} updates", points=points)
 
 
+def best_k(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float, level: npt.ArrayLike | None = None) -> float:
+    """The k from 1/4 to 100 of the least predicted loss, by a search over one scalar; O(steps) each."""
+
+    def predicted(log_k: float) -> float:
+        return law.final_loss(scheduled(steps, warmup_steps, math.exp(log_k), level) * peak_lr)
+
+    grid = np.linspace(math.log(_LOWEST_K), math.log(_HIGHEST_K), _TRIED)
+    best = int(np.argmin([predicted(float(x)) for x in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
+    return math.exp(golden_minimum(predicted, float(low), float(high), steps=_HALVINGS))
+
+
 def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     base = law.longest.peak_lr if peak_lr is None else peak_lr
     level, warmup = law.noise_of(steps), min(law.longest.warmup_steps, steps // 2)
@@ -196,13 +212,13 @@ def _hold(law: LossLaw, steps: int, peak_lr: float | None) -> Choice:
     best = law.predict(Schedule.from_rates(multiplier, {"held": k}), peak_lr=base * top, name=name)
     others = [law.predict(each, total_steps=steps, peak_lr=base, name=each) for each in ("linear", "wsd:0.2")]
     table = rows_of(law, [best, *others], others[0])
-    if k > LEAST_K:
+    if k > _LEAST_K:
         headline = f"hold the peak for {share:.0%} of the run, then anneal (k = {k:.2f})"
-    elif k < 1.0 / LEAST_K:
+    elif k < 1.0 / _LEAST_K:
         headline = f"the peak is too high: {base * k:.3g} instead of {base:.3g} (k = {k:.2f})"
     else:
         headline = f"anneal from the start (k = {k:.2f})"
     headline += f": {best.final_loss:.4f} +- {best.bar:.4f}"
-    advice = peak_advice(law, best, k, share) if k > 1.0 else ""
+    advice = peak_advice(law, best, share) if k > 1.0 else ""
     facts = {"k": k, "hold_fraction": share, "final_loss": best.final_loss, "low": best.low, "high": best.high}
     return Choice("hold", headline, table, (f"{advice}, then fit again",) if advice else (), facts)

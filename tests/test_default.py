@@ -18,7 +18,6 @@ from refine.default import (
     TOO_HIGH,
     Choice,
     batch_level,
-    best_k,
     choose,
     next_warmup,
     scheduled,
@@ -28,6 +27,7 @@ from refine.families import constant, cosine, with_warmup, wsd
 from refine.foretold import law_of
 from refine.health import inspect
 from refine.level_shifts import shifts_of, shifts_of_losses
+from refine.loss_choice import best_k
 from refine.loss_limits import bad_fit
 from refine.norms import Source
 from refine.pool import pool

@@ -5,9 +5,9 @@ import pytest
 from scipy import optimize
 
 from refine import RefineError, fit_loss, linear, read_losses
-from refine.default import best_k, scheduled
+from refine.default import scheduled
 from refine.families.base import with_warmup
-from refine.loss_choice import COOLDOWNS, choose, horizon_of
+from refine.loss_choice import COOLDOWNS, best_k, choose, horizon_of
 from refine.loss_curve import LossCurve
 
 from .test_prediction import STEPS, run
