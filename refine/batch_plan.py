@@ -14,10 +14,13 @@ from .files import printable
 from .level_shifts import LevelShift
 from .text import whole_number
 
-__all__ = ["BATCH_EXPONENT", "parse_batch_plan", "planned"]
+__all__ = ["BATCH_EXPONENT", "WIDEST", "parse_batch_plan", "planned"]
 
 BATCH_EXPONENT = 0.25
 """e in G ~ B^-e where no change of the batch size was logged: 1/2 for a norm of all noise, 0 for one of all signal."""
+
+WIDEST = 1e6
+"""Largest over smallest size of a plan; more is of two units, samples and tokens."""
 
 _NEAR = 0.03
 
@@ -54,6 +57,11 @@ def parse_batch_plan(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]
             raise RefineError(f"the batch plan has step {after} after step {before}; its steps must increase: sort it")
     if steps[-1] >= 2**53:
         raise RefineError(f"the batch plan has step {steps[-1]}; steps count optimizer updates: name a smaller one")
+    if max(sizes) / WIDEST > min(sizes):
+        raise RefineError(
+            f"the batch plan has sizes from {min(sizes):g} to {max(sizes):g}, more than {WIDEST:,.0f} times apart; "
+            "give all in samples or all in tokens"
+        )
     return np.array(steps, dtype=np.int64), np.array(sizes)
 
 

@@ -286,10 +286,12 @@ def noise_level(shifts: tuple[LevelShift, ...], total_steps: int, power: float =
     >>> noise_level((LevelShift(2, 3.0), LevelShift(4, 0.5)), 5, power=2).tolist()
     [1.0, 1.0, 9.0, 9.0, 2.25]
     """
-    level = np.ones(total_steps)
-    for shift in shifts:
-        level[shift.step :] *= shift.factor**power
-    return level
+    ordered = sorted(shifts, key=lambda shift: shift.step)
+    limits = np.finfo(np.float64)
+    with np.errstate(over="ignore", under="ignore"):  # of a plan that goes up and down a thousand times
+        levels = np.cumprod([1.0, *(shift.factor**power for shift in ordered)]).clip(limits.tiny, limits.max)
+    edges = np.minimum([0, *(shift.step for shift in ordered), total_steps], total_steps)
+    return np.repeat(levels, np.diff(edges))
 
 
 class _Curve:
