@@ -176,6 +176,11 @@ def test_the_level_of_the_noise():
     shifts = (LevelShift(3, 2.0), LevelShift(5, 0.25))
     np.testing.assert_allclose(noise_level(shifts, 7, 2.0), [1, 1, 1, 4, 4, 0.25, 0.25], rtol=1e-15)
     np.testing.assert_array_equal(noise_level((), 3), np.ones(3))
+    np.testing.assert_array_equal(noise_level(shifts[::-1], 7), noise_level(shifts, 7))
+    np.testing.assert_array_equal(noise_level((LevelShift(3, 2.0), LevelShift(9, 2.0)), 4), [1, 1, 1, 2])
+    for factor in (1e-200, 1e200):
+        level = noise_level((LevelShift(1, factor), LevelShift(2, factor)), 3)
+        assert np.isfinite(1.0 / level).all()
 
 
 def test_errors():
@@ -262,7 +267,10 @@ class TestOfALog:
         assert rho.value == pytest.approx(0.68, abs=0.08)
         assert not rho.raised
         assert result.shape == "shifted"
-        assert inspect(grown).to_dict()["decision"] == "shifted"
+        inspection = inspect(grown)
+        assert inspection.to_dict()["decision"] == "shifted"
+        seen = [found for found in inspection.checks if found.rule.name == "rho"]
+        assert [(found.value, found.raised) for found in seen] == 2 * [(pytest.approx(rho.value, rel=0.01), False)]
 
     def test_inspect_lists_them(self, run, make_log):
         norms = log()
@@ -275,6 +283,47 @@ class TestOfALog:
         )
         plain = make_log(name="plain.csv", step=norms.steps[:500], grad_norm=norms.values[:500])
         assert json.loads(run("inspect", plain, "--json").stdout)["level_shifts"] == []
+        assert re.search(r"^shifts +none$", run("inspect", plain).stdout, re.MULTILINE)
+
+    def test_inspect_names_what_it_does_not_know(self, run, make_log):
+        norms = log()
+        values = norms.values * np.where(np.arange(T) < 600, 1.0, 2.0)
+        path = make_log(step=norms.steps, grad_norm=values, batch_size=norms.batch_size)
+        first, second = json.loads(run("inspect", path, "--json").stdout)["level_shifts"]
+        assert (first["cause"], second["cause"]) == ("unknown", "batch size")
+        assert first["factor"] == pytest.approx(2.0, rel=0.1)
+        assert "(cause unknown); x 0." in run("inspect", path).stdout
+
+    @pytest.mark.parametrize("scale", [1e-300, 1e300])
+    def test_units_do_not_matter(self, scale):
+        one, other = log(), log()
+        other = replace(other, values=other.values * scale)
+        (plain,), (scaled,) = shifts_of(one), shifts_of(other)
+        assert (scaled.step, scaled.factor) == (plain.step, pytest.approx(plain.factor, rel=1e-9))
+        level = without_shifts(other, (scaled,)).values
+        np.testing.assert_allclose(level / scale, without_shifts(one, (plain,)).values, rtol=1e-9)
+
+    def test_norms_that_are_missing_around_the_change(self):
+        norms = log()
+        values = norms.values.copy()
+        values[1150:1250] = np.nan
+        values[300:400] = 0.0  # dropped as well
+        thinned = GradientNorms.from_values(values, batch_size=norms.batch_size)
+        assert dict(thinned.dropped) == {"non-finite": 100, "zero": 100}
+        (shift,) = shifts_of(thinned)
+        assert (shift.step, shift.cause) == (1200, "batch size")
+        assert shift.factor == pytest.approx(8**-0.25, rel=0.05)
+
+    @pytest.mark.parametrize("at", [3, T - 3])
+    def test_too_few_rows_beside_the_change(self, at):
+        assert shifts_of(log(at=at)) == ()
+
+    def test_of_every_tenth_norm(self):
+        norms = log()
+        thin = GradientNorms.from_values(norms.values[9::10], norms.steps[9::10], batch_size=norms.batch_size)
+        (shift,) = shifts_of(thin)
+        assert (shift.step, shift.cause) == (1200, "batch size")
+        assert shift.factor == pytest.approx(8**-0.25, rel=0.1)
 
     def test_published_knows_nothing_of_them(self):
         plain = replace(log(), batch_size=None)
@@ -299,3 +348,16 @@ def test_odd_logs_have_finite_levels(values):
     norms = GradientNorms.from_values(values, batch_size=np.repeat([1.0, 1e15], 150))
     assert np.isfinite(without_shifts(norms, shifts_of(norms)).values).all()
     assert np.isfinite(fit(norms, optimizer="sgd").recommended.multiplier).all()
+
+
+@pytest.mark.parametrize("norms", [[1e-300, 1e300], [1.0, 1.0], [1.0, 2.0, 1.0]])
+def test_a_few_rows_have_no_shifts(norms):
+    short = GradientNorms.from_values(norms, loss=norms, batch_size=np.geomspace(1.0, 1e15, len(norms)))
+    assert shifts_of(short) == shifts_of_losses(short) == ()
+    assert np.isfinite(fit(short).recommended.multiplier).all()
+
+
+@pytest.mark.parametrize("loss", [np.full(300, np.nan), np.zeros(300), np.tile([1e-300, 1e300], 150), -np.ones(300)])
+def test_odd_losses_have_none(loss):
+    norms = GradientNorms.from_values(np.ones(300), loss=loss)
+    assert shifts_of_losses(norms) == ()

@@ -51,6 +51,37 @@ def test_none_where_it_does_not_change_now_and_then(make_log, values):
     assert sizes(make_log) is None
 
 
+def test_a_constant_column_gives_way_to_what_is_counted(make_log):
+    """The micro batch beside the tokens."""
+    np.testing.assert_array_equal(sizes(make_log, batch_size=np.full(T, 8), tokens=np.cumsum(SIZES)), SIZES)
+
+
+def test_a_count_that_starts_anew_tells_nothing(make_log):
+    seen = np.cumsum(SIZES)
+    seen[300:] -= seen[299]
+    assert sizes(make_log, tokens=seen) is None
+
+
+def test_a_ramp_is_known_and_has_no_levels(make_log):
+    assert sizes(make_log, batch_size=np.round(16 * 1.2 ** (STEPS // 10))) is None  # more than 20 changes
+    found = sizes(make_log, batch_size=np.round(16 * 1.01**STEPS))
+    assert found is not None
+    assert np.all(np.diff(found) >= 0.0)
+
+
+def test_steps_from_0_and_rows_without_a_size(make_log):
+    known = SIZES.astype(float)
+    known[100:150] = np.nan
+    log = make_log(step=STEPS - 1, grad_norm=NORMS, batch_size=known)
+    np.testing.assert_array_equal(read_norms(log).batch_size, SIZES)
+
+
+def test_behind_the_last_row_it_stays(make_log):
+    norms = read_norms(make_log(step=STEPS, grad_norm=NORMS, batch_size=SIZES), logged_steps=2 * T)
+    assert norms.batch_size.shape == (2 * T,)
+    np.testing.assert_array_equal(norms.batch_size, np.append(SIZES, np.full(T, 128)))
+
+
 def test_recommended_follows_it_and_says_so(make_log):
     norms = NORMS * (16.0 / SIZES) ** 0.4
     result = fit(make_log(step=STEPS, grad_norm=norms, batch_size=SIZES), optimizer="sgd")
@@ -59,8 +90,21 @@ def test_recommended_follows_it_and_says_so(make_log):
     assert slope[300] > 3.0 * slope[100] > 0.0  # the rate is kept for where there is less noise
 
 
+def test_given_with_the_norms():
+    given = SIZES.astype(float)
+    norms = GradientNorms.from_values(NORMS, batch_size=given)
+    given[:] = 1.0
+    np.testing.assert_array_equal(norms.batch_size, SIZES)
+    assert not norms.batch_size.flags.writeable
+    assert GradientNorms.from_values(NORMS, batch_size=given).batch_size is None  # a constant one says nothing
+    assert GradientNorms.from_values(NORMS).batch_size is None
+
+
 def test_it_has_the_length_of_the_run():
     with pytest.raises(RefineError, match="batch_size"):
         GradientNorms.from_values([1.0, 2.0], batch_size=[8.0, 8.0, 8.0])
     with pytest.raises(RefineError, match="batch_size"):
         GradientNorms.from_values([1.0, 2.0], batch_size=[8.0, 0.0])
+    for wrong in (np.nan, np.inf, -8.0):
+        with pytest.raises(RefineError, match="batch_size"):
+            GradientNorms.from_values([1.0, 2.0], batch_size=[8.0, wrong])
