@@ -384,7 +384,8 @@ class LossLaw:
     def costs(self, candidates: Iterable[Array], plain: Array) -> list[tuple[float, float]]:
         """Predicted loss at each of some rates less that at plain ones, and its standard error; all of one peak, (T,).
 
-        As `difference`, for searches: nothing is checked. Only its own limits widen the error of each, not the plain one's.
+        As `difference`, for searches: nothing is checked. The error of each is widened by its own limits, not also by
+        those of the plain rates.
         """
         base, calibrated = self._end(plain), calibration()
         loss, slope = float(self.fit.losses(base)[0]), self.fit.gradient(base)[0]
