@@ -217,7 +217,8 @@ def choose(
     if law is None:
         return silent(_brief(why_not(norms), norms))
     if jumps := shifts_of(norms) or shifts_of_losses(norms):
-        return silent(f"norms or losses jump at update {jumps[0].step:,}, as where data changes, which no law knows")
+        where = "where the batch size changes" if jumps[0].cause == "batch size" else "as where data changes"
+        return silent(f"norms or losses jump at update {jumps[0].step:,}, {where}, which no law knows")
     if poor := bad_fit(law.fit):
         return silent(poor[0])
     try:

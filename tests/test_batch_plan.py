@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refine import RefineError, Schedule
+from refine import RefineError, Schedule, fit
 from refine.batch_plan import BATCH_EXPONENT, parse_batch_plan, planned
 from refine.default import FALLING, RISING, scheduled
 from refine.level_shifts import LevelShift
@@ -64,6 +64,20 @@ def test_norms_that_rise_with_the_batch_give_no_exponent():
     shifts = (LevelShift(500, 1.3, "batch size"),)
     (shift,) = planned(shifts, 1000, 1000, plan=parse_batch_plan("8@0,64@300"), logged_batch=batch)
     assert shift.factor == 1.0
+
+
+def test_a_constant_plan_does_not_hide_what_the_log_was(make_log):
+    t = np.arange(1, 2001)
+    random = np.random.default_rng(1)
+    sizes = np.where(t <= 800, 16, 128)
+    norms = (16 / sizes) ** 0.25 * random.lognormal(sigma=0.2, size=t.size)
+    losses = (2.0 + 0.5 * (t + 50.0) ** -0.3) * random.lognormal(sigma=0.005, size=t.size)
+    rates = 0.01 * np.minimum(t / 40, 1.0 - (t - 1) / 2000)
+    log = make_log(step=t, grad_norm=norms, loss=losses, lr=rates, batch_size=sizes)
+    assert fit(log).choice.spoke == "noise"
+    choice = fit(log, batch_size="64").choice
+    assert (choice.shape, choice.spoke) == ("linear", "neither")
+    assert "jump at update 800, where the batch size changes, which no law knows" in choice.reason
 
 
 class TestOnTheCommandLine:
