@@ -87,3 +87,23 @@ def test_the_quoted_range_of_exponents(ranking, shared, root):
     assert (
         f"T^{HORIZON_EXPONENTS[0]:.2f} to T^{HORIZON_EXPONENTS[1]:.2f}" in (root / "docs" / "choosing.md").read_text()
     )
+
+
+def test_the_recommended_hold_is_near_the_best_schedule(shared, monkeypatch, root):
+    """From the validation losses of runs of 25,000 updates, and from the noisy training losses of eight of 50,000."""
+    folder = shared / "llm-runs"
+    if not folder.is_dir():
+        pytest.skip("no llm-runs in the shared data")
+    monkeypatch.syspath_prepend(str(root / "tests" / "benchmarks"))
+    import recommend_llm as judge
+
+    runs = judge.llm_runs(folder)
+    short = [judge.regret_of(runs, run["curve"], peak)[0] for (_, peak, total), run in runs.items() if total == 25_000]
+    noisy = [
+        judge.regret_of(runs, curve, peak)[0] for (_, peak), curve in judge.training_logs(folder / "grad_norm").items()
+    ]
+    assert (len(short), len(noisy)) == (36, 8)
+    for regrets in (short, noisy):
+        assert sum(regrets) / len(regrets) <= 0.0015  # always linear pays .0189, always WSD .4 .0042
+        assert max(regrets) <= 0.005
+    sys.modules.pop("recommend_llm")
