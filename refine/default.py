@@ -249,8 +249,12 @@ def cautious_hold(law: LossLaw, steps: int, warmup_steps: int, peak_lr: float) -
     tell nothing give no hold, and those that tell little a short one. The anneal takes a fifth of the run at least: a
     shorter one gains next to nothing where the peak is low, and doubles what a false alarm costs (docs/default.md).
     """
-    rates = [scheduled(steps, warmup_steps, k_of_hold(np.ones(steps), h)) * peak_lr for h in (0.0, *_SHARES)]
-    found = [value + CAUTION * error for value, error in law.costs(rates[1:], rates[0])]
+
+    def rates(hold: float) -> NDArray[np.float64]:
+        return scheduled(steps, warmup_steps, k_of_hold(np.ones(steps), hold)) * peak_lr
+
+    costs = law.costs((rates(hold) for hold in _SHARES), rates(0.0))  # one at a time: a run may have many updates
+    found = [value + CAUTION * error for value, error in costs]
     best = int(np.argmin(found))
     return _SHARES[best] if found[best] < 0.0 else 0.0
 
