@@ -15,6 +15,7 @@ from refine.health import inspect
 T = 1000
 AT = (np.arange(T) + 0.5) / T
 LINEAR = linear(T).multiplier
+RISING_LATE = 1.0 + np.maximum(4.0 * AT - 3.4, 0.0)
 
 
 def noise(sigma, seed=0, size=T):
@@ -89,9 +90,9 @@ class TestCheck:
         ("shape", "rates", "raised"),
         [
             (1.0, LINEAR, False),
-            (np.where(AT < 0.9, 1.0, 1.4), LINEAR, True),
-            (np.where(AT < 0.9, 1.0, 1.4), constant(T).multiplier, False),
-            (np.where(AT < 0.9, 1.0, 1.4), None, False),
+            (RISING_LATE, LINEAR, True),
+            (RISING_LATE, constant(T).multiplier, False),
+            (RISING_LATE, None, False),
             (2.0 - AT, LINEAR, False),
         ],
     )
@@ -109,10 +110,18 @@ class TestCheck:
         assert late(fitted.checks).value == late(inspected.checks).value
 
     def test_a_prior_schedule_tells_the_rates(self):
-        norms = GradientNorms.from_values(np.where(AT < 0.9, 1.0, 1.4) * noise(0.1))
+        norms = GradientNorms.from_values(RISING_LATE * noise(0.1))
         assert late(fit(norms, optimizer="adam").checks).value is None
         assert late(fit(norms, optimizer="adam", prior_schedule="cosine").checks).raised
         assert late(fit(norms, optimizer="adam", prior_schedule="constant").checks).value is None
+
+    def test_a_jump_is_a_shift_and_no_rise(self):
+        norms = GradientNorms.from_values(np.where(AT < 0.9, 1.0, 1.4) * noise(0.1), learning_rate=LINEAR)
+        found = inspect(norms)
+        assert [(shift.step, shift.cause) for shift in found.shifts] == [(pytest.approx(900, abs=3), "unknown")]
+        assert late_rise(norms.values, AT, LINEAR) > 1.2
+        assert late(found.checks).value < 1.0
+        assert not late(fit(norms, optimizer="adam").checks).raised
 
     @pytest.mark.parametrize(
         ("name", "value"),
