@@ -25,7 +25,8 @@ def convert(logs: tuple[str, ...], out: str, force: bool, **read: Any) -> None:
       refine convert slurm-1234.out -o - | head
       refine convert trainer_state.json -o tidy.csv --force
 
-    grad_norm is the l2 norm; l1, dual and single layers get columns of their own. An empty cell was not logged.
+    grad_norm is the l2 norm; l1, dual, single layers and batch sizes that change get columns of their own. An
+    empty cell was not logged.
     """
     from refine.errors import RefineError
     from refine.export.tidy import tidy_csv

@@ -19,8 +19,8 @@ _CHUNK = 100_000
 def tidy_csv(norms: GradientNorms) -> Iterator[str]:
     """Text of ``step,grad_norm,lr,loss``, then ``grad_norm_l1``, ``grad_norm_dual`` and single layers where logged.
 
-    ``grad_norm`` is the l2 norm, empty in a log without one. Rows are those that `refine fit` uses; what the log
-    does not say is empty. Numbers read back exactly.
+    ``grad_norm`` is the l2 norm, empty in a log without one; ``batch_size`` stands last, where it changes. Rows are
+    those that `refine fit` uses; what the log does not say is empty. Numbers read back exactly.
 
     Examples
     --------
@@ -34,6 +34,8 @@ def tidy_csv(norms: GradientNorms) -> Iterator[str]:
     columns["grad_norm" if norms.kind == "l2" else f"grad_norm_{norms.kind}"] = norms.values
     for name, extra in norms.extras.items():
         columns["grad_norm" if name == "grad_norm_l2" else printable(name)] = extra
+    if norms.batch_size is not None:
+        columns["batch_size"] = norms.batch_size[norms.updates]
     for start in range(0, norms.steps.size, _CHUNK):
         part = slice(start, start + _CHUNK)
         missing = np.full(norms.steps[part].size, np.nan)

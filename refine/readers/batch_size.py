@@ -23,8 +23,8 @@ def update_sizes(
     steps_of: Callable[[Column], NDArray[np.float64]],
     total: int,
     from_zero: bool,
-) -> NDArray[np.float64] | None:
-    """Batch size of every update, (T,), where it changes now and then; None where it is constant, or not known.
+) -> tuple[str, NDArray[np.float64]] | None:
+    """Name of a column, and the batch size of every update, (T,), where it changes now and then; else None.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def update_sizes(
             labels, sizes = last_of_each_step(steps_of(column), column.values)
             known = sizes > 0.0
             if (found := _by_update(labels[known], sizes[known], total, from_zero)) is not None:
-                return found
+                return column.name, found
     for column in counted:
         labels, seen = last_of_each_step(steps_of(column), column.values)
         if labels.size > 2 and np.all(np.diff(seen) > 0.0):
             sizes = np.diff(seen) / np.diff(labels)
             if (found := _by_update(labels[1:], sizes, total, from_zero)) is not None:
-                return found
+                return column.name, found
     return None
 
 

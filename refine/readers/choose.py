@@ -204,8 +204,11 @@ def choose(
         travel=travelled(records, axis.of, rate_column, loss_column) if group(norm.name) is None else None,
         l1=l1,
     )
-    sizes = batch_sizes(records, axis, norms.total_steps, bool(norms.from_zero))
-    return replace(norms, batch_size=sizes).with_dropped(dropped)
+    if changing := batch_sizes(records, axis, norms.total_steps, bool(norms.from_zero)):
+        name, sizes = changing
+        source = replace(norms.source, columns={**norms.source.columns, "batch size": name})
+        norms = replace(norms, batch_size=sizes, source=source)
+    return norms.with_dropped(dropped)
 
 
 def group_options(records: Records, options: ReadOptions) -> dict[str, ReadOptions]:
@@ -271,8 +274,8 @@ def _norms(records: Records, options: ReadOptions) -> list[Column]:
     return found or [column for column in records.columns if layer(column.name)]
 
 
-def batch_sizes(records: Records, axis: Axis, total: int, from_zero: bool) -> NDArray[np.float64] | None:
-    """Batch size of every update, (T,), where the log shows that it changes; else None."""
+def batch_sizes(records: Records, axis: Axis, total: int, from_zero: bool) -> tuple[str, NDArray[np.float64]] | None:
+    """Column and batch size of every update, (T,), where the log shows that it changes; else None."""
     counted = [column for role in ("samples", "tokens") for column in with_role(role, records)[:1]]
     return update_sizes(records.columns, counted, axis.of, total, from_zero)
 

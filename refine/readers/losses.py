@@ -296,8 +296,8 @@ def _is_smooth(steps: NDArray[np.int64], losses: NDArray[np.float64]) -> bool:
 
 def _noise(records: Records, axis: Axis, total: int, from_zero: bool) -> NDArray[np.float64] | None:
     """Noise of each update's gradient by its batch size, (T,), 1 at the largest; None where that is constant."""
-    sizes = batch_sizes(records, axis, total, from_zero)
-    return None if sizes is None else np.asarray(sizes.max() / sizes)
+    found = batch_sizes(records, axis, total, from_zero)
+    return None if found is None else np.asarray(found[1].max() / found[1])
 
 
 def split(read: Mapping[str, Any], what: str) -> tuple[LossOptions, Given]:

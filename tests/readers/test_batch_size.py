@@ -1,5 +1,7 @@
 """The batch size of every update: from a column of its own, from samples or tokens, and when there is none."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,16 @@ def test_given_with_the_norms():
     assert not norms.batch_size.flags.writeable
     assert GradientNorms.from_values(NORMS, batch_size=given).batch_size is None  # a constant one says nothing
     assert GradientNorms.from_values(NORMS).batch_size is None
+
+
+def test_it_is_named_and_converted(make_log, run):
+    path = make_log(step=STEPS, grad_norm=NORMS, global_batch_size=SIZES)
+    assert read_norms(path).source.columns["batch size"] == "global_batch_size"
+    assert 'batch size "global_batch_size"' in run("inspect", path).stdout
+    run("convert", path, "-o", "tidy.csv")
+    np.testing.assert_array_equal(read_norms("tidy.csv").batch_size, SIZES)
+    run("convert", make_log(name="plain.csv", step=STEPS, grad_norm=NORMS), "-o", "plain_tidy.csv")
+    assert "batch_size" not in Path("plain_tidy.csv").read_text()
 
 
 def test_it_has_the_length_of_the_run():
