@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 from refine.cli.main import main
 
+from refine.bench.reporting.changing import changing
 from refine.bench.reporting.results import Results, load
 from refine.bench.reporting.selection import selection
 from refine.bench.reporting.worth import worth_json
@@ -194,7 +195,7 @@ def test_a_selection_is_written_once(tmp_path, monkeypatch) -> None:
     assert call("selection", *folders, "-o", "s.md") == (0, "wrote     s.md\n")
     written = page.read_text()
     assert written == selection(folders)
-    assert written.startswith("# How the recommended schedule was chosen, and confirmed\n")
+    assert written.startswith("# The recommended schedule, and what else was tried\n")
     code, output = call("selection", folders[0], "-o", "s.md")
     assert (code, output) == (1, "Error: s.md exists; choose another place, or overwrite it (--force)\n")
     assert page.read_text() == written
@@ -203,6 +204,17 @@ def test_a_selection_is_written_once(tmp_path, monkeypatch) -> None:
     assert page.read_text() == written
     assert call("selection", folders[0], "-o", "s.md", "--force")[0] == 0
     assert page.read_text() == selection(folders[:1]) != written
+
+
+def test_what_changes_is_written_by_its_own_command(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = str(folder(tmp_path, {("a, batch up", "sgd"): default(pair(-1.0))}, "changing-confirm"))
+    assert call("changing", place, "-o", "c.md") == (0, "wrote     c.md\n")
+    assert Path("c.md").read_text() == changing([place])
+    code, output = call("peaks", place, "-o", "p.md")
+    assert (code, output.count("\n")) == (1, 1)
+    assert "holds the suite changing-confirm, which has no peaks" in output
+    assert not Path("p.md").exists()
 
 
 def test_every_suite_is_offered() -> None:
