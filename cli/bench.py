@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,10 +162,25 @@ def report(places: tuple[str, ...], out: str, worth: str | None, force: bool) ->
         click.echo(f"wrote     {printable(name)}")
 
 
-@bench.command()
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
-@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
-@click.option("--force", is_flag=True, help="Replace it.")
+def _page(command: Callable[..., None]) -> click.Command:
+    """A command that writes a page from folders of results."""
+    for option in (
+        click.option("--force", is_flag=True, help="Replace it."),
+        click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write."),
+        click.argument("folders", metavar="DIR...", nargs=-1, required=True),
+    ):
+        command = option(command)
+    return bench.command()(command)
+
+
+def _write_page(out: str, text: str, force: bool) -> None:
+    from refine.files import printable, write_files
+
+    write_files({Path(out): [text]}, force=force)
+    click.echo(f"wrote     {printable(out)}")
+
+
+@_page
 def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
     """Write how the default does, and what else was tried, from folders of results of the suites for it.
 
@@ -173,16 +189,11 @@ def selection(folders: tuple[str, ...], out: str, force: bool) -> None:
       refine bench selection docs/bench/results/recommended-* -o selection.md
     """
     from refine.bench.reporting.selection import selection as page
-    from refine.files import printable, write_files
 
-    write_files({Path(out): [page(folders)]}, force=force)
-    click.echo(f"wrote     {printable(out)}")
+    _write_page(out, page(folders), force)
 
 
-@bench.command()
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
-@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
-@click.option("--force", is_flag=True, help="Replace it.")
+@_page
 def changing(folders: tuple[str, ...], out: str, force: bool) -> None:
     """Write what follows noise that changes during a run, from folders of results of the suites of changing noise.
 
@@ -191,16 +202,11 @@ def changing(folders: tuple[str, ...], out: str, force: bool) -> None:
       refine bench changing docs/bench/results/changing-* -o changing.md
     """
     from refine.bench.reporting.changing import changing as page
-    from refine.files import printable, write_files
 
-    write_files({Path(out): [page(folders)]}, force=force)
-    click.echo(f"wrote     {printable(out)}")
+    _write_page(out, page(folders), force)
 
 
-@bench.command()
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
-@click.option("--out", "-o", type=click.Path(), metavar="FILE", required=True, help="Markdown page to write.")
-@click.option("--force", is_flag=True, help="Replace it.")
+@_page
 def peaks(folders: tuple[str, ...], out: str, force: bool) -> None:
     """Write what logs say whose peak rate was too low or too high, from folders of results of the suites of peaks.
 
@@ -209,10 +215,8 @@ def peaks(folders: tuple[str, ...], out: str, force: bool) -> None:
       refine bench peaks docs/bench/results/peaks-* -o peaks.md
     """
     from refine.bench.reporting.peaks import peaks as page
-    from refine.files import printable, write_files
 
-    write_files({Path(out): [page(folders)]}, force=force)
-    click.echo(f"wrote     {printable(out)}")
+    _write_page(out, page(folders), force)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -38,8 +38,9 @@ __all__ = ["COMPARE_STEPS", "DEFAULT_WARMUP_FRACTION", "family_of", "fit", "refi
 COMPARE_STEPS = 100_000
 """Bounds of longer runs are compared on this many of their updates."""
 
-_EDGE = 0.05
 _PLANNED = "predicted losses know the logged batch sizes, not those of --batch-size"
+
+_EDGE = 0.05
 """Where the norm is measured whose ratio to the last one tells which cases are alike."""
 
 

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ...errors import RefineError
-from ...files import printable
 from . import document as doc
 from .headline import DEFAULT
-from .results import Results, load
-from .statistics import BASELINE, CELL, arms_at_own_best, at_own_best, cells, hindsight, paired, standard_error
+from .results import Results, load_suites
+from .statistics import (
+    BASELINE,
+    CELL,
+    arms_at_own_best,
+    at_own_best,
+    cells,
+    change_of,
+    hindsight,
+    paired,
+    standard_error,
+)
 from .words import FAMILIES, count, label, number, percent, plus_minus
 
 __all__ = ["changing"]
@@ -28,13 +36,12 @@ _RISING = ("batch down", "batch down in stairs", "dirty last")
 
 def changing(folders: Sequence[str | os.PathLike[str]]) -> str:
     """Markdown of some folders of results, of the suites whose names start with ``changing``."""
-    results = [load(folder) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
-        if not str(result.meta["suite"]).startswith("changing"):
-            raise RefineError(
-                f"{printable(folder)} holds the suite {result.meta['suite']}, whose noise does not change; name "
-                "folders of the suites changing-choose, changing-confirm and changing-deep-..."
-            )
+    results = load_suites(
+        folders,
+        lambda suite: suite.startswith("changing"),
+        ", whose noise does not change; name folders of the suites changing-choose, changing-confirm and "
+        "changing-deep-...",
+    )
     blocks: list[doc.Block] = [
         doc.Heading(1, "Noise that changes during the run"),
         doc.Paragraph(
@@ -61,13 +68,9 @@ def _half(results: Sequence[Results]) -> list[doc.Block]:
     runs = pd.concat([result.runs for result in results], ignore_index=True)
     differences = paired(runs)
     found = cells(differences)
-    found["change"] = found["problem"].map(_change)
+    found["change"] = found["problem"].map(change_of)
     best = hindsight(differences, arms_at_own_best(differences))["gain"]
     return [*_goals(found), *_by_change(found, best), *_cells(found, best, _errors(runs))]
-
-
-def _change(problem: str) -> str:
-    return problem.partition(", ")[2]
 
 
 def _goals(found: pd.DataFrame) -> list[doc.Block]:

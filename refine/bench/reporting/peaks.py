@@ -9,10 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ...errors import RefineError
-from ...files import printable
 from . import document as doc
-from .results import load
+from .results import load_suites
 from .statistics import CELL, Arm, cells, family, hindsight, paired
 from .words import FAMILIES, count, label, percent, plus_minus
 
@@ -24,13 +22,11 @@ _SHOWN = ("default", "hold on 1/N", "unguarded")
 
 def peaks(folders: Sequence[str | os.PathLike[str]]) -> str:
     """Markdown of some folders of results, of the suites whose names start with ``peaks``."""
-    results = [load(folder) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
-        if not str(result.meta["suite"]).startswith("peaks"):
-            raise RefineError(
-                f"{printable(folder)} holds the suite {result.meta['suite']}, which has no peaks; name folders of the "
-                "suites peaks-choose, peaks-confirm and peaks-deep"
-            )
+    results = load_suites(
+        folders,
+        lambda suite: suite.startswith("peaks"),
+        ", which has no peaks; name folders of the suites peaks-choose, peaks-confirm and peaks-deep",
+    )
     runs = pd.concat([result.runs for result in results], ignore_index=True)
     factors = sorted({float(found[1]) for name in runs["method"].unique() if (found := _LOGGED.fullmatch(name))})
     rows, totals = [], []

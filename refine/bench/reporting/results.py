@@ -8,7 +8,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -21,7 +21,7 @@ from ...errors import RefineError
 from ...files import printable, write_files
 from ..problems import Scale
 
-__all__ = ["Results", "checksums", "load", "save"]
+__all__ = ["Results", "checksums", "load", "load_suites", "save"]
 
 _CELL = ("suite", "problem", "optimizer")
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -110,6 +110,17 @@ def load(folder: str | os.PathLike[str]) -> Results:
     sums = meta.pop("sha256")
     tables = {name: _table(place, name, sums.get(name)) for name in _KEYS}
     return Results(**tables, meta=meta)
+
+
+def load_suites(
+    folders: Sequence[str | os.PathLike[str]], wanted: Callable[[str], bool], otherwise: str
+) -> list[Results]:
+    """Read folders of results of wanted suites; one of another suite is refused, with what is said of it otherwise."""
+    results = [load(folder) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if not wanted(suite := str(result.meta["suite"])):
+            raise RefineError(f"{printable(folder)} holds the suite {suite}{otherwise}")
+    return results
 
 
 def checksums(folder: str | os.PathLike[str]) -> dict[str, str]:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ...errors import RefineError
-from ...files import printable
 from . import document as doc
 from .headline import DEFAULT
-from .results import load
+from .results import load_suites
 from .statistics import BASELINE, CELL, NULL, Arm, cells, paired, summary
 from .words import FAMILIES, count, groups, label, number, percent, plus_minus, score
 
@@ -30,14 +28,12 @@ _SECTIONS = (
 
 def selection(folders: Sequence[str | os.PathLike[str]]) -> str:
     """Markdown of some folders of results: of the suites ``recommended-...``, and of those of both halves."""
-    results = [load(folder) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
-        if not any(part in str(result.meta["suite"]) for part, _ in _SECTIONS):
-            raise RefineError(
-                f"{printable(folder)} holds the suite {result.meta['suite']}; name folders of the suites "
-                "recommended-convex and recommended-deep, and of convex-choose, deep-choose, convex-confirm, "
-                "deep-confirm"
-            )
+    results = load_suites(
+        folders,
+        lambda suite: any(part in suite for part, _ in _SECTIONS),
+        "; name folders of the suites recommended-convex and recommended-deep, and of convex-choose, deep-choose, "
+        "convex-confirm, deep-confirm",
+    )
     blocks: list[doc.Block] = [
         doc.Heading(1, "The recommended schedule, and what else was tried"),
         doc.Paragraph(

@@ -35,6 +35,7 @@ __all__ = [
     "arms_at_own_best",
     "at_own_best",
     "cells",
+    "change_of",
     "confidence",
     "family",
     "hindsight",
@@ -74,6 +75,17 @@ def family(optimizer: str) -> str:
     ('sgd', 'adam')
     """
     return "sgd" if optimizer.lower().startswith("sgd") else "adam"
+
+
+def change_of(problem: str) -> str:
+    """What a problem is named after that changes during its runs; empty where it is not named so.
+
+    Examples
+    --------
+    >>> change_of("digits, batch up"), change_of("digits")
+    ('batch up', '')
+    """
+    return problem.partition(", ")[2]
 
 
 def paired(runs: pd.DataFrame, baseline: Arm = BASELINE) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from ...errors import RefineError
 from .headline import UNGUARDED
 from .prediction import evidence
 from .results import checksums, load
-from .statistics import BASELINE, CELL, cells, paired
+from .statistics import BASELINE, CELL, cells, change_of, paired
 
 __all__ = ["worth_json"]
 
@@ -67,17 +67,12 @@ def worth_json(folders: Sequence[str | os.PathLike[str]]) -> str:
     shown = [
         {name: row[name] for name in (*CELL, "family")}
         | {name: _digits(row[name]) for name in ("rho", "excess", "se")}
-        | ({"changing": True} if _changes(row["problem"]) else {})
+        | ({"changing": True} if change_of(row["problem"]) not in ("", "steady") else {})
         for row in rows.to_dict("records")
     ]
     blocks = {"sha256": sums, "cases": shown}
     start = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
     return start + "".join(f',\n  "{name}": {_lines(block)}' for name, block in blocks.items()) + "\n}\n"
-
-
-def _changes(problem: str) -> bool:
-    """Whether a problem is named after a change, as "digits, batch up"."""
-    return problem.partition(", ")[2] not in ("", "steady")
 
 
 def _sums(folder: str | os.PathLike[str]) -> dict[str, str]:
